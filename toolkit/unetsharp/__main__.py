@@ -1,0 +1,5 @@
+"""``python -m unetsharp`` is the ``unetsharp`` command."""
+
+from unetsharp.cli import main
+
+main()
