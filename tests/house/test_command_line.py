@@ -1,0 +1,62 @@
+"""The installed program as a person meets it: help, version, mistakes, speed."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
+COMMANDS = {"demo", "train", "evaluate", "data", "export", "build-engine", "infer", "inspect", "doctor"}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, check=False)
+
+
+def registered() -> set[str]:
+    from unetsharp.cli.app import app
+
+    groups = {group.name for group in app.registered_groups}
+    return {str(c.name) for c in app.registered_commands} | {str(g) for g in groups}
+
+
+def test_the_commands_are_the_documented_ones() -> None:
+    assert registered() == COMMANDS
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_of_each_command_shows_an_example(name: str) -> None:
+    done = run(name, "--help")
+    assert done.returncode == 0
+    assert f"unetsharp {name}" in done.stdout.split("Usage:")[1].split("\n", 1)[1], "an example that runs"
+
+
+def test_help_is_fast() -> None:
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        assert run("--help").returncode == 0
+        seconds.append(time.perf_counter() - start)
+    # Other tests share the two cores, so the best of ten stands for an idle machine; there the median is under 0.3.
+    assert min(seconds) < 0.3, f"median {statistics.median(seconds):.2f} s"
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("unetsharp 0.")
+
+
+def test_a_mistyped_command_exits_2_and_names_the_near_one() -> None:
+    done = run("infre", "x.png")
+    assert done.returncode == 2
+    assert "infer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_json_is_one_object_and_nothing_else() -> None:
+    done = run("doctor", "--json")
+    assert done.returncode == 0
+    assert isinstance(json.loads(done.stdout), dict)
