@@ -1,0 +1,109 @@
+"""ONNX Runtime on the CPU: runs everywhere, and is the reference of every exported network."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
+from unetsharp_engines.runtimes.base import Runtime, network_input
+from unetsharp_engines.stain import StainPlan
+
+__all__ = ["OnnxRuntime"]
+
+
+class OnnxRuntime(Runtime):
+    """An exported network on ONNX Runtime's CPU provider.
+
+    A network exported for one batch size serves every size: short batches are filled up. One exported for one side
+    takes only that side.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+        """Load ``model``, an ONNX file or its bytes; ``threads`` is how many cores it may use, all by default.
+
+        Raises InputError where it is no ONNX that unetsharp exported.
+        """
+        import onnxruntime
+
+        source = str(model) if isinstance(model, Path) else "the ONNX given as bytes"
+        self._session: Any = _session(model, source, threads)
+        super().__init__(
+            info=_info(self._session, source), name="onnxruntime", version=onnxruntime.__version__, device="cpu"
+        )
+        self._input_NCHW = _input_shape(self._session, source)
+
+    def close(self) -> None:
+        """Free the network's memory."""
+        self._session = None
+
+    def _logits(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.float32]:
+        batch, _, *sides = self._input_NCHW
+        self._check_sides(tiles_NHWC, sides)
+        x_NCHW = network_input(tiles_NHWC, stain)
+        if not isinstance(batch, int):
+            return self._run(x_NCHW)
+        parts = [self._run_filled(x_NCHW[start : start + batch], batch) for start in range(0, len(x_NCHW), batch)]
+        return np.concatenate(parts)
+
+    def _run_filled(self, x_NCHW: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
+        missing = batch - len(x_NCHW)
+        return self._run(np.pad(x_NCHW, ((0, missing), (0, 0), (0, 0), (0, 0))))[: len(x_NCHW)]
+
+    def _run(self, x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: x_NCHW})
+        return np.asarray(logits, np.float32)
+
+    def _check_sides(self, tiles_NHWC: npt.NDArray[np.uint8], sides: list[int | str]) -> None:
+        for seen, wanted in zip(tiles_NHWC.shape[1:3], sides, strict=True):
+            if isinstance(wanted, int) and seen != wanted:
+                raise InputError(
+                    f"tiles are {list(tiles_NHWC.shape)}; this ONNX was exported for {sides[0]} by {sides[1]} pixels"
+                )
+
+
+def _session(model: Path | bytes, source: str, threads: int | None) -> Any:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; they are raised as well
+    options.intra_op_num_threads = threads or 0
+    try:
+        return onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
+    except errors.NoSuchFile as error:
+        raise InputError(f"{source}: no such file; give an ONNX file that `unetsharp export` wrote") from error
+    except (
+        errors.Fail,
+        errors.InvalidProtobuf,
+        errors.InvalidGraph,
+        errors.InvalidArgument,
+        errors.NotImplemented,
+    ) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{source}: not an ONNX that ONNX Runtime can load ({reason})") from error
+
+
+def _info(session: Any, source: str) -> ModelInfo:
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    if METADATA_KEY not in metadata:
+        raise InputError(f"{source}: an ONNX without unetsharp's metadata; give one that `unetsharp export` wrote")
+    return ModelInfo.from_json(metadata[METADATA_KEY], source=source)
+
+
+def _input_shape(session: Any, source: str) -> list[int | str]:
+    """Shape of the input [N, 3, H, W]; free dimensions are their names. InputError if the tensors are not ours."""
+    seen = [(t.name, t.type, t.shape) for t in (*session.get_inputs(), *session.get_outputs())]
+    wanted = [(INPUT_NAME, 3), (OUTPUT_NAME, len(CLASSES))]
+    fits = [(name, kind, len(shape), *shape[1:2]) for name, kind, shape in seen]
+    if fits != [(name, "tensor(float)", 4, channels) for name, channels in wanted]:
+        raise InputError(
+            f"{source}: its tensors are {seen}; wanted float32 {INPUT_NAME} [N, 3, H, W] → "
+            f"{OUTPUT_NAME} [N, {len(CLASSES)}, H, W]"
+        )
+    return list(session.get_inputs()[0].shape)
