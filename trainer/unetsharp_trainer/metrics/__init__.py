@@ -1,0 +1,1 @@
+"""How good a prediction is, in numpy: pixels by class, PanNuke's panoptic quality, detection."""
