@@ -88,7 +88,7 @@ def test_the_papers_two_averages_are_two_definitions() -> None:
 
 
 def test_the_papers_class_scores_pool_far_above_their_mean() -> None:
-    """PanNuke's nuclei by class stand in for their pixels, which nobody published; neoplastic nuclei are also larger."""
+    """PanNuke's nuclei by class stand in for their pixels, which nobody published; neoplastic ones are also larger."""
     true = 100 * np.array([77_403, 32_276, 50_585, 2_908, 26_572])
     right = np.rint(PAPER_DICE * true).astype(np.int64)
     counts = np.zeros((6, 6), dtype=np.int64)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from unetsharp_engines.contract import BACKGROUND, CLASSES
 from unetsharp_trainer.data.pannuke import UNKNOWN
+from unetsharp_trainer.metrics.means import mean_of_defined, ratio
 
 __all__ = ["ConfusionMatrix", "Presence"]
 
@@ -87,30 +88,30 @@ class ConfusionMatrix:
 
     def dice(self) -> Scores:
         """Dice of each class, background last, float64 [6]; NaN where the class is absent."""
-        return _ratio(2 * self.counts.diagonal(), self.true_pixels + self.predicted_pixels)
+        return ratio(2 * self.counts.diagonal(), self.true_pixels + self.predicted_pixels)
 
     def iou(self) -> Scores:
         """IoU (Jaccard index) of each class, background last, float64 [6]; NaN where the class is absent."""
         right = self.counts.diagonal()
-        return _ratio(right, self.true_pixels + self.predicted_pixels - right)
+        return ratio(right, self.true_pixels + self.predicted_pixels - right)
 
     def pooled_dice(self) -> float:
         """Dice of the five nucleus classes as one pool of pixels; the paper's 0.7174. NaN where all are absent."""
         right, sizes = self._pool()
-        return float(_ratio(2 * right, sizes))
+        return float(ratio(2 * right, sizes))
 
     def pooled_iou(self) -> float:
         """IoU of the five nucleus classes as one pool of pixels; the paper's 0.5593. NaN where all are absent."""
         right, sizes = self._pool()
-        return float(_ratio(right, sizes - right))
+        return float(ratio(right, sizes - right))
 
     def class_mean_dice(self) -> float:
         """Mean Dice of the nucleus classes that are not absent; NaN where all are."""
-        return _mean(self.dice()[_NUCLEI])
+        return mean_of_defined(self.dice()[_NUCLEI])
 
     def class_mean_iou(self) -> float:
         """Mean IoU of the nucleus classes that are not absent; NaN where all are."""
-        return _mean(self.iou()[_NUCLEI])
+        return mean_of_defined(self.iou()[_NUCLEI])
 
     def foreground_dice(self, *, unknown_is_nucleus: bool = True) -> float:
         """Dice of nucleus against background, whatever the class; NaN where neither has a nucleus.
@@ -118,12 +119,12 @@ class ConfusionMatrix:
         Nuclei of unknown class are nuclei here; with ``unknown_is_nucleus=False`` their pixels are left out.
         """
         right, sizes = self._foreground(unknown_is_nucleus)
-        return float(_ratio(2 * right, sizes))
+        return float(ratio(2 * right, sizes))
 
     def foreground_iou(self, *, unknown_is_nucleus: bool = True) -> float:
         """IoU of nucleus against background; else as `foreground_dice`."""
         right, sizes = self._foreground(unknown_is_nucleus)
-        return float(_ratio(right, sizes - right))
+        return float(ratio(right, sizes - right))
 
     def _pool(self) -> tuple[Counts, Counts]:
         """True positives, and true plus predicted pixels, summed over the nucleus classes."""
@@ -156,13 +157,3 @@ def _presence(true: int, predicted: int) -> Presence:
     if true:
         return Presence.PRESENT
     return Presence.PREDICTED_ONLY if predicted else Presence.ABSENT
-
-
-def _ratio(part: Counts, whole: Counts) -> Scores:
-    """``part / whole``, NaN where ``whole`` is 0."""
-    return np.where(whole == 0, np.nan, part / np.maximum(whole, 1))
-
-
-def _mean(scores: Scores) -> float:
-    seen = scores[~np.isnan(scores)]
-    return float(seen.mean()) if seen.size else float("nan")
