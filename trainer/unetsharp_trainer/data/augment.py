@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,17 +23,18 @@ class Augmentation:
     A new one, and one that was pickled to a worker process, is as if just seeded with 0.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, build: "Callable[[int], albumentations.Compose] | None" = None) -> None:
         self.size = size
+        self._build = build or _compose
         self._generator = np.random.default_rng(0)
         self._random = random.Random(0)
-        self._compose = _compose(size)
+        self._compose = self._build(size)
         # albumentations' own set_random_seed starts every transform from the same seed, so that their draws go hand
         # in hand (whatever is flipped is also turned). Sharing one pair of generators keeps them independent.
         self._compose.set_random_state(self._generator, self._random)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Augmentation, (self.size,)
+        return Augmentation, (self.size, self._build)
 
     def seed(self, seed: int | Sequence[int]) -> None:
         """Restart the randomness from ``seed``: a non-negative integer, or some, e.g. (run, epoch, patch)."""
