@@ -1,0 +1,213 @@
+"""The epochs: steps, checkpoints, validation, and the best weights on disk at any time."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from unetsharp_engines.errors import InputError
+from unetsharp_trainer.metrics.confusion import ConfusionMatrix
+from unetsharp_trainer.network import UNetSharp
+from unetsharp_trainer.training.checkpoint import Progress, save_checkpoint
+from unetsharp_trainer.training.distributed import World
+from unetsharp_trainer.training.history import History, row_of
+from unetsharp_trainer.training.losses import SegmentationLoss
+from unetsharp_trainer.training.memory import peak_memory
+from unetsharp_trainer.training.optimizers import rate_factor, set_rate, step
+from unetsharp_trainer.training.reporter import Advance, Reporter
+from unetsharp_trainer.training.sampling import EpochSampler, PatchSource, TrainingWindows, to_input, training_loader
+from unetsharp_trainer.training.settings import Recipe, TrainSettings
+from unetsharp_trainer.training.validation import validate
+
+__all__ = ["CHECKPOINT", "Loop", "begin_phase"]
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def begin_phase(model: UNetSharp, recipe: Recipe, epoch: int) -> None:
+    """Set what learns in ``epoch`` (from 0), and how BatchNorm behaves there.
+
+    Frozen, the encoder is in eval mode: it normalizes with the running statistics it came with and leaves them alone,
+    so for the decoder it is one fixed function. From then on it is in training mode: its convolutions move, so batch
+    statistics normalize and the running ones follow, whether or not the scales and shifts are trained.
+    """
+    model.train()
+    if epoch < recipe.frozen_epochs:
+        model.freeze_encoder()
+        model.encoder.eval()
+    elif recipe.train_norm_affine:
+        model.encoder.requires_grad_(True)
+    else:
+        model.freeze_encoder_norm_affine()
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """One run from where ``progress`` stands to its last epoch."""
+
+    settings: TrainSettings
+    model: UNetSharp
+    optimizer: torch.optim.Optimizer
+    windows: TrainingWindows
+    valid: Sequence[PatchSource]
+    world: World
+    precision: torch.dtype
+    workers: int
+    history: History
+    reporter: Reporter
+    save_weights: Callable[[], None]
+    """Writes the model as the best so far."""
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        recipe = self.settings.recipe
+        self.loss = SegmentationLoss(recipe.loss, self.settings.foreground_weight)
+        self.sampler = EpochSampler(
+            patches=len(self.windows), batch=recipe.batch, world=self.world, seed=self.settings.seed
+        )
+        if self.sampler.batches == 0:
+            raise InputError(
+                f"a batch of {recipe.batch} on {self.world.size} process(es) needs {recipe.batch * self.world.size} "
+                f"patches and there are {len(self.windows)}; take --batch {len(self.windows) // self.world.size}"
+            )
+        self.loader = training_loader(
+            self.windows, self.sampler, workers=self.workers, pin=self.world.device.type == "cuda"
+        )
+        self.forward: nn.Module = torch.compile(self.model) if self.settings.compile else self.model  # type: ignore[assignment]
+        self._saved_at = time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in an epoch; the last takes the batches that are left."""
+        return math.ceil(self.sampler.batches / self.settings.recipe.accumulate)
+
+    def run(self) -> None:
+        """Train until the last epoch, or until ``patience`` epochs in a row brought nothing better."""
+        recipe, progress = self.settings.recipe, self.progress
+        images = self.sampler.batches * recipe.batch * self.world.size
+        with self.reporter.progress("training", recipe.epochs * images, "images") as advance:
+            advance(progress.epoch * images + progress.step * images / self.steps)
+            while progress.epoch < recipe.epochs and not self._out_of_patience():
+                self._train_epoch(advance)
+                self._end_epoch()
+
+    def _out_of_patience(self) -> bool:
+        patience, best = self.settings.patience, self.progress.best_epoch
+        if not patience or best is None or self.progress.epoch - best <= patience:
+            return False
+        self.reporter.say(f"stopped: no better validation Dice in the {patience} epochs after epoch {best + 1}")
+        return True
+
+    def _train_epoch(self, advance: Advance) -> None:
+        recipe, progress = self.settings.recipe, self.progress
+        begin_phase(self.model, recipe, progress.epoch)
+        replica = self._replica()
+        self.sampler.epoch, self.sampler.start = progress.epoch, progress.step * recipe.accumulate
+        batches = iter(self.loader)
+        loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.world.device)
+        began = time.monotonic() - progress.seconds
+        for index in range(progress.step, self.steps):
+            passes = min(recipe.accumulate, self.sampler.batches - index * recipe.accumulate)
+            factor = rate_factor(recipe, progress.epoch * self.steps + index, recipe.epochs * self.steps)
+            set_rate(self.optimizer, factor * recipe.learning_rate)
+            loss_sum += self._step(replica, batches, passes)
+            progress.step, progress.seconds = index + 1, time.monotonic() - began
+            if self.world.leads:
+                progress.loss_sum = float(loss_sum)
+                advance(passes * recipe.batch * self.world.size, self._headline())
+                self._save_in_between()
+        progress.loss_sum = float(loss_sum)
+
+    def _step(self, replica: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], passes: int) -> Tensor:
+        """One optimizer step on the mean gradient of ``passes`` batches; returns the sum of their losses."""
+        device, total = self.world.device, torch.zeros((), dtype=torch.float64, device=self.world.device)
+        self.optimizer.zero_grad()
+        for number in range(passes):
+            images, targets = next(batches)
+            with _unsynced(replica) if number + 1 < passes else nullcontext():
+                with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
+                    logits = replica(to_input(images, device))
+                loss = self.loss(logits, targets.to(device, non_blocking=True))
+                (loss / passes).backward()
+            total += loss.detach()
+        step(self.optimizer)
+        return total
+
+    def _replica(self) -> nn.Module:
+        """What is called forward: among processes, a wrapper that averages gradients of what learns in this epoch."""
+        if self.world.size == 1:
+            return self.forward
+        return DistributedDataParallel(self.forward)
+
+    def _end_epoch(self) -> None:
+        progress, recipe = self.progress, self.settings.recipe
+        loss = self.world.total(np.array([progress.loss_sum]))[0] / (self.sampler.batches * self.world.size)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} in epoch {progress.epoch + 1}; take a lower --lr than {recipe.learning_rate}"
+            )
+        matrix, valid_loss = self._validate()
+        images = self.sampler.batches * recipe.batch * self.world.size
+        progress.history.append(
+            row_of(
+                epoch=progress.epoch + 1,
+                rate=float(self.optimizer.param_groups[0]["lr"]),
+                loss=loss,
+                valid_loss=valid_loss,
+                matrix=matrix,
+                images_per_second=images / progress.seconds,
+                seconds=progress.seconds,
+                memory_mb=peak_memory(self.world.device) / 2**20,
+            )
+        )
+        self._keep_best(matrix)
+        progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+        self._save()
+        if self.world.leads:
+            self.history.write(progress.history)
+            self.reporter.say(self.history.line(progress.history, recipe.epochs))
+
+    def _validate(self) -> tuple[ConfusionMatrix | None, float]:
+        if not self.valid:
+            return None, math.nan
+        return validate(self.model, self.valid, self.loss, self.world, self.precision)
+
+    def _keep_best(self, matrix: ConfusionMatrix | None) -> None:
+        score = None if matrix is None else self._score(matrix)
+        if score is not None and score <= self.progress.best_dice:
+            return
+        self.progress.best_epoch = self.progress.epoch
+        self.progress.best_dice = -1.0 if score is None else score
+        if self.world.leads:
+            self.save_weights()
+
+    def _score(self, matrix: ConfusionMatrix) -> float:
+        """Pooled Dice; with a foreground term, its mean with the foreground Dice. What the truth lacks counts as 0."""
+        scores = [matrix.pooled_dice()] + [matrix.foreground_dice()] * (self.settings.foreground_weight > 0)
+        return sum(0.0 if math.isnan(score) else score for score in scores) / len(scores)
+
+    def _headline(self) -> str:
+        progress = self.progress
+        loss = progress.loss_sum / min(progress.step * self.settings.recipe.accumulate, self.sampler.batches)
+        return f"epoch {progress.epoch + 1}/{self.settings.recipe.epochs} loss {loss:.4f}"
+
+    def _save_in_between(self) -> None:
+        if time.monotonic() - self._saved_at > 60 * self.settings.checkpoint_minutes:
+            self._save()
+
+    def _save(self) -> None:
+        if self.world.leads:
+            path = self.settings.out / CHECKPOINT
+            save_checkpoint(path, self.model, self.optimizer, self.progress, self.settings.fingerprint())
+        self._saved_at = time.monotonic()
+
+
+def _unsynced(replica: nn.Module) -> Any:
+    return replica.no_sync() if isinstance(replica, DistributedDataParallel) else nullcontext()
