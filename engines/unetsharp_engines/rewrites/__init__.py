@@ -1,0 +1,19 @@
+"""Exact rewrites of an exported network: the same function of its input, for less arithmetic and fewer bytes."""
+
+from unetsharp_engines.rewrites.manager import REWRITES_KEY, PassReport, RewriteReport, rewrite
+from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE
+from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail, finish
+
+__all__ = [
+    "DEFAULT",
+    "PASSES",
+    "PORTABLE",
+    "REWRITES_KEY",
+    "TAIL_KEY",
+    "TAPS_NAME",
+    "HeadTail",
+    "PassReport",
+    "RewriteReport",
+    "finish",
+    "rewrite",
+]

@@ -1,0 +1,174 @@
+"""R2: a 3×3 convolution of an upsampled map, done at low resolution. The proof is in `taps`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from unetsharp_engines.rewrites.convolution import Convolution
+from unetsharp_engines.rewrites.graph import Graph, Shape, attributes, name_of
+from unetsharp_engines.rewrites.outcome import Outcome
+from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail
+from unetsharp_engines.rewrites.taps import TAPS, pointwise_taps, tap_matrices
+
+__all__ = ["deep_at_low_resolution", "head_at_low_resolution", "tailless_head"]
+
+_NO_HEAD = "the graph does not end in a 3×3 convolution of a bilinearly upsampled map of fixed height and width"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Site:
+    """A Resize and the 3×3 convolution behind it."""
+
+    conv: Convolution
+    source: str
+    """The value that is upsampled."""
+    low: tuple[int, int]
+    """Its height and width."""
+    factors: tuple[int, int]
+
+    @property
+    def high(self) -> tuple[int, int]:
+        return self.low[0] * self.factors[0], self.low[1] * self.factors[1]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.conv.node)
+
+
+def head_at_low_resolution(graph: Graph) -> Outcome:
+    """The head: 1×1 to 9 · classes at d1's resolution, then two small matrix products to logits.
+
+    Exact: see `taps`. 54 channels are upsampled instead of 5c, and the 3×3 over them is gone.
+    """
+    heads = _heads(graph)
+    for site in heads:
+        _finish_in_graph(graph, site, _taps(graph, site))
+    return Outcome(sites=tuple(site.name for site in heads), note="" if heads else _NO_HEAD)
+
+
+def deep_at_low_resolution(graph: Graph) -> Outcome:
+    """Convolutions of upsampled maps inside the network, wherever that saves arithmetic.
+
+    Exact: see `taps`. With stock operators alone: the 320-channel maps are never upsampled, and the nine taps per
+    output channel are put together by matrix products with ``tap_matrices``.
+    """
+    inner = [site for site in _sites(graph) if site.conv.node.output[0] not in graph.outputs]
+    paying = [site for site in inner if _macs_after(site) < _macs_before(site)]
+    for site in paying:
+        _finish_in_graph(graph, site, _taps(graph, site))
+    passed_over = len(inner) - len(paying)
+    note = f"{passed_over} more would cost more arithmetic than they save" if passed_over else ""
+    return Outcome(
+        sites=tuple(site.name for site in paying),
+        note=note or ("" if inner else "no 3×3 convolution of a bilinearly upsampled map inside the graph"),
+    )
+
+
+def tailless_head(graph: Graph, *, multiple: int = 1) -> Outcome:
+    """The head cut off behind its taps: the graph ends at `TAPS_NAME`, and `tail.finish` or a kernel does the rest.
+
+    Exact: `taps` proves that the rest gives the logits. The taps are padded with zero channels to a ``multiple``.
+    """
+    heads = _heads(graph)
+    if len(heads) != 1 or heads[0].factors[0] != heads[0].factors[1]:
+        return Outcome(sites=(), note=_NO_HEAD)
+    (site,) = heads
+    classes = len(site.conv.weight)
+    channels = -(-TAPS * classes // multiple) * multiple
+    elem_type, shape = graph.types()[site.source]
+    taps = _taps(graph, site, output=TAPS_NAME, channels=channels)
+    graph.set_output(site.conv.node.output[0], taps, elem_type, [shape[0] or "N", channels, *site.low])
+    graph.set_metadata(TAIL_KEY, HeadTail(classes=classes, factor=site.factors[0], channels=channels).to_json())
+    return Outcome(sites=(site.name,))
+
+
+def _heads(graph: Graph) -> list[_Site]:
+    return [site for site in _sites(graph) if site.conv.node.output[0] in graph.outputs]
+
+
+def _sites(graph: Graph) -> list[_Site]:
+    shapes = graph.shapes()
+    found = (_site(graph, node, shapes) for node in graph.nodes)
+    return [site for site in found if site is not None]
+
+
+def _site(graph: Graph, node: NodeProto, shapes: dict[str, Shape]) -> _Site | None:
+    conv = Convolution.read(graph, node)
+    if conv is None or (conv.kernel, conv.pads, conv.strides, conv.group) != ((3, 3), (1, 1, 1, 1), (1, 1), 1):
+        return None
+    resize = graph.producer(node.input[0])
+    if conv.dilations != (1, 1) or resize is None or not _is_bilinear(resize):
+        return None
+    source = resize.input[0]
+    factors = _factors(shapes.get(source, ()), shapes.get(node.input[0], ()))
+    if factors is None:
+        return None
+    height, width = shapes[source][2:]
+    assert height is not None
+    assert width is not None
+    return _Site(conv=conv, source=source, low=(height, width), factors=factors)
+
+
+def _is_bilinear(node: NodeProto) -> bool:
+    """Whether it is the interpolation that `tap_matrices` writes down."""
+    given = attributes(node)
+    return (
+        node.op_type == "Resize"
+        and given.get("mode") == "linear"
+        and given.get("coordinate_transformation_mode", "half_pixel") in {"half_pixel", "pytorch_half_pixel"}
+        and not given.get("antialias", 0)
+        and "axes" not in given
+    )
+
+
+def _factors(low: Shape, high: Shape) -> tuple[int, int] | None:
+    """Whole upsampling factors of height and width; None where they are not whole, or the sides not fixed."""
+    if len(low) != 4 or len(high) != 4 or None in (*low[2:], *high[2:]):
+        return None
+    pairs = [(a, b) for a, b in zip(low[2:], high[2:], strict=True) if a and b and b % a == 0]
+    return (pairs[0][1] // pairs[0][0], pairs[1][1] // pairs[1][0]) if len(pairs) == 2 else None
+
+
+def _macs_before(site: _Site) -> int:
+    return site.conv.weight.size * site.high[0] * site.high[1]
+
+
+def _macs_after(site: _Site) -> int:
+    (h, w), (height, width) = site.low, site.high
+    outputs = len(site.conv.weight)
+    return site.conv.weight.size * h * w + outputs * (3 * height * 3 * h * w + height * 3 * w * width)
+
+
+def _taps(graph: Graph, site: _Site, output: str = "", channels: int = 0) -> str:
+    """Add the 1×1 convolution; returns its output [N, 9 · outputs (or ``channels``), h, w]."""
+    weight, bias = pointwise_taps(site.conv.weight, site.conv.bias)
+    missing = max(channels - len(bias), 0)
+    kind = graph.constants[site.conv.node.input[1]].dtype
+    names = [
+        graph.add_constant(f"{site.name}/taps/weight", np.pad(weight, ((0, missing), *[(0, 0)] * 3)).astype(kind)),
+        graph.add_constant(f"{site.name}/taps/bias", np.pad(bias, (0, missing)).astype(kind)),
+    ]
+    return graph.add("Conv", [site.source, *names], output or f"{site.name}/taps", kernel_shape=[1, 1])
+
+
+def _finish_in_graph(graph: Graph, site: _Site, taps: str) -> None:
+    """Put the taps together by matrix products, as `tail.finish` does; the result has the convolution's name."""
+    (h, w), (height, width), outputs = site.low, site.high, len(site.conv.weight)
+    kind = graph.constants[site.conv.node.input[1]].dtype
+    rows = np.hstack(list(tap_matrices(h, site.factors[0]))).astype(kind)
+    columns = np.hstack(list(tap_matrices(w, site.factors[1]))).astype(kind).T
+
+    def reshaped(value: str, step: str, *sides: int) -> str:
+        shape = graph.add_constant(f"shape_{'_'.join(map(str, sides))}", np.array([0, *sides], np.int64))
+        return graph.add("Reshape", [value, shape], f"{site.name}/{step}")
+
+    stacked = reshaped(taps, "stacked", 3 * outputs, 3 * h, w)
+    row_matrix = graph.add_constant(f"tap_rows_{h}_{height}", rows)
+    tall = graph.add("MatMul", [row_matrix, stacked], f"{site.name}/rows")
+    apart = reshaped(tall, "apart", outputs, 3, height, w)
+    beside = graph.add("Transpose", [apart], f"{site.name}/beside", perm=[0, 1, 3, 2, 4])
+    wide = reshaped(beside, "wide", outputs, height, 3 * w)
+    column_matrix = graph.add_constant(f"tap_columns_{w}_{width}", columns)
+    graph.remove(site.conv.node)
+    graph.add("MatMul", [wide, column_matrix], site.conv.node.output[0])

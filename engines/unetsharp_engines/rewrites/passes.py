@@ -1,0 +1,59 @@
+"""Every rewrite by name, and which of them each runtime is given."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+from unetsharp_engines.rewrites.batchnorm import fold_into_consumers, fold_into_producer
+from unetsharp_engines.rewrites.channels import drop_constant_channels
+from unetsharp_engines.rewrites.dilation import drop_taps_in_padding
+from unetsharp_engines.rewrites.gates import merge_gates
+from unetsharp_engines.rewrites.graph import Graph
+from unetsharp_engines.rewrites.low_resolution import deep_at_low_resolution, head_at_low_resolution, tailless_head
+from unetsharp_engines.rewrites.mish import spell_out_softplus
+from unetsharp_engines.rewrites.outcome import Outcome
+
+__all__ = ["DEFAULT", "PASSES", "PORTABLE"]
+
+PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
+    {
+        "fold-batchnorm-back": fold_into_producer,
+        "drop-constant-channels": drop_constant_channels,
+        "aspp-centre-taps": drop_taps_in_padding,
+        "head-low-resolution": head_at_low_resolution,
+        "tailless-head": tailless_head,
+        "tailless-head-56": partial(tailless_head, multiple=8),
+        "deep-low-resolution": deep_at_low_resolution,
+        "fold-batchnorm-forward": fold_into_consumers,
+        "merge-gates": merge_gates,
+        "softplus-by-exp-log": spell_out_softplus,
+    }
+)
+"""All passes; the order in which a set of them is best run."""
+
+PORTABLE: tuple[str, ...] = (
+    "fold-batchnorm-back",
+    "drop-constant-channels",
+    "aspp-centre-taps",
+    "head-low-resolution",
+    "fold-batchnorm-forward",
+)
+"""What `unetsharp export` applies: less arithmetic and fewer bytes for every runtime."""
+
+DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "onnxruntime": (
+            "fold-batchnorm-back",
+            "drop-constant-channels",
+            "aspp-centre-taps",
+            "head-low-resolution",
+            "deep-low-resolution",
+            "fold-batchnorm-forward",
+            "softplus-by-exp-log",
+        ),
+        "tensorrt": PORTABLE,
+        "tensorrt-rtx": PORTABLE,
+    }
+)
+"""Per runtime, the set that measured fastest there: benchmarks/results/rewrites_cpu.json for onnxruntime. Those of
+tensorrt and tensorrt-rtx follow from their engines' layer lists and are not measured yet."""
