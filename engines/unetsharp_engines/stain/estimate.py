@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unetsharp_engines.stain.target import DENSITY, check_rgb
+from unetsharp_engines.stain.order import nearest_rank
+from unetsharp_engines.stain.pixels import blocks, check_rgb
+from unetsharp_engines.stain.target import DENSITY
 from unetsharp_engines.stain.transform import IDENTITY, StainTransform
 
 __all__ = ["StainEstimate", "StainStatus", "estimate"]
@@ -69,32 +71,21 @@ def estimate(image: npt.NDArray[np.uint8]) -> StainEstimate:
     """
     check_rgb(image)
     levels = np.ascontiguousarray(image.reshape(-1, 3).T)
-    tissue = levels[:, levels.max(axis=0) < _DARKEST_GLASS]
+    tissue = np.compress(levels.max(axis=0) < _DARKEST_GLASS, levels, axis=1)
     fraction = tissue.shape[1] / max(1, levels.shape[1])
     if fraction < MIN_TISSUE_FRACTION:
         return _flagged(StainStatus.FEW_PIXELS, fraction)
-    densities = DENSITY[tissue]
+    densities = DENSITY.take(tissue)
     axes = _stain_plane(densities)
     if axes is None:
         return _flagged(StainStatus.RANK_DEFICIENT, fraction)
     stains = _extreme_directions(axes, axes @ densities)
     if _angle(stains) < MIN_STAIN_ANGLE:
         return _flagged(StainStatus.STAINS_TOO_CLOSE, fraction, stains)
-    concentrations = np.linalg.pinv(stains) @ DENSITY[levels]
-    maxima = np.array([nearest_rank(stain, 100.0 - PERCENTILE) for stain in concentrations])
+    maxima = np.array([nearest_rank(stain, 100.0 - PERCENTILE) for stain in _concentrations(stains, levels)])
     if maxima.min() < MIN_MAX_CONCENTRATION:
         return _flagged(StainStatus.BAD_MAXC, fraction, stains, maxima)
     return StainEstimate(StainStatus.OK, StainTransform.from_stains(stains, maxima), stains, maxima, fraction)
-
-
-def nearest_rank(values: _Array, percent: float) -> float:
-    """The value whose rank is nearest to ``percent`` (0 to 100) of float64 (N,), N ≥ 1; never interpolated.
-
-    torchstain's percentile. Reorders ``values``.
-    """
-    rank = round(0.01 * percent * (values.size - 1))
-    values.partition(rank)
-    return float(values[rank])
 
 
 def _flagged(
@@ -142,3 +133,12 @@ def _angle(stains: _Array) -> float:
     """Angle in radians, 0 to π/2, between the lines along the two unit columns of (3, 2)."""
     first, second = stains.T
     return float(np.arctan2(np.linalg.norm(np.cross(first, second)), abs(first @ second)))
+
+
+def _concentrations(stains: _Array, levels: npt.NDArray[np.uint8]) -> _Array:
+    """Of each stain (3, 2) in each pixel (3, N), by least squares: (2, N)."""
+    unmix = np.linalg.pinv(stains)
+    concentrations = np.empty((2, levels.shape[1]))
+    for block in blocks(levels.shape[1]):
+        np.matmul(unmix, DENSITY.take(levels[:, block]), out=concentrations[:, block])
+    return concentrations

@@ -3,9 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from unetsharp_engines.errors import InputError
-
-__all__ = ["DENSITY", "TARGET_MAX_CONCENTRATIONS", "TARGET_STAINS", "WHITE", "check_rgb"]
+__all__ = ["DENSITY", "TARGET_MAX_CONCENTRATIONS", "TARGET_STAINS", "WHITE"]
 
 WHITE: float = 240.0
 """Io: level of unstained glass; optical density is measured against it."""
@@ -21,12 +19,3 @@ DENSITY: npt.NDArray[np.float64] = -np.log((np.arange(256) + 1.0) / WHITE)
 
 for _constant in (TARGET_STAINS, TARGET_MAX_CONCENTRATIONS, DENSITY):
     _constant.flags.writeable = False
-
-
-def check_rgb(image: npt.NDArray[np.uint8]) -> None:
-    """Raise InputError unless ``image`` is uint8 with three channels last."""
-    if image.dtype != np.uint8 or image.ndim == 0 or image.shape[-1] != 3:
-        raise InputError(
-            f"stain normalization got a {image.dtype} array of shape {image.shape}; "
-            "it takes uint8 RGB, channels last: shape (..., 3)"
-        )

@@ -3,16 +3,19 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from unetsharp_engines.errors import InputError
-from unetsharp_engines.stain.target import TARGET_MAX_CONCENTRATIONS, TARGET_STAINS, WHITE, check_rgb
+from unetsharp_engines.stain.pixels import blocks, check_rgb
+from unetsharp_engines.stain.target import TARGET_MAX_CONCENTRATIONS, TARGET_STAINS, WHITE
 
 __all__ = ["IDENTITY", "StainTransform"]
 
 _LOG2 = np.log2(np.arange(256) + 1.0)
+_LOG2_CLIP = np.log2(255.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +65,28 @@ class StainTransform:
     def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Normalize uint8 RGB of shape (..., 3); same shape and type back, in new memory. InputError if it is not."""
         check_rgb(image)
-        normalized: npt.NDArray[np.uint8]
-        normalized = image.copy() if self == IDENTITY else self.apply_levels(image).astype(np.uint8)
+        if self == IDENTITY:
+            return np.array(image)
+        normalized = np.empty(image.shape, np.uint8)
+        self._fill(image, normalized)
         return normalized
 
     def apply_levels(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """`apply` before the truncation: float64, same shape, 0 to 255. InputError as there."""
         check_rgb(image)
-        levels: npt.NDArray[np.float64] = _LOG2[image] @ self.matrix.T
-        levels += self.offset
-        np.minimum(levels, 8.0, out=levels)  # no overflow, whatever the matrix
-        np.exp2(levels, out=levels)
+        levels = np.empty(image.shape)
+        self._fill(image, levels)
         np.minimum(levels, 255.0, out=levels)
         return levels
+
+    def _fill(self, image: npt.NDArray[np.uint8], out: npt.NDArray[Any]) -> None:
+        """Write I' to contiguous ``out``, up to 255.5, which truncates to 255; clipped in log space, none overflows."""
+        pixels, results = image.reshape(-1, 3), out.reshape(-1, 3)
+        for block in blocks(len(pixels)):
+            levels = _LOG2.take(pixels[block]) @ self.matrix.T
+            levels += self.offset
+            np.minimum(levels, _LOG2_CLIP, out=levels)
+            results[block] = np.exp2(levels, out=levels)
 
     def to_json(self) -> str:
         """One JSON object that `from_json` reads back to an equal transform."""
