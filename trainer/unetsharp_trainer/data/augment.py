@@ -23,9 +23,16 @@ class Augmentation:
     A new one, and one that was pickled to a worker process, is as if just seeded with 0.
     """
 
-    def __init__(self, size: int, build: "Callable[[int], albumentations.Compose] | None" = None) -> None:
+    def __init__(self, size: int, build: "Callable[[int], albumentations.Compose]") -> None:
+        """``build`` makes the pipeline for windows of ``size`` px; it may import albumentations and cv2.
+
+        Raises InputError unless ``size`` is 1 to 256, MissingCapabilityError without albumentations.
+        """
+        if not 1 <= size <= TILE:
+            raise InputError(f"training size {size} px cannot be cut from PanNuke's patches; give 32 to {TILE}, as 224")
+        _load_albumentations()
         self.size = size
-        self._build = build or _compose
+        self._build = build
         self._generator = np.random.default_rng(0)
         self._random = random.Random(0)
         self._compose = self._build(size)
@@ -59,21 +66,24 @@ def paper_augmentation(size: int) -> Augmentation:
 
     Raises InputError unless ``size`` is 1 to 256, MissingCapabilityError without albumentations.
     """
-    if not 1 <= size <= TILE:
-        raise InputError(f"training size {size} px cannot be cut from PanNuke's patches; give 32 to {TILE}, as 224")
-    return Augmentation(size)
+    return Augmentation(size, _compose)
 
 
-def _compose(size: int) -> "albumentations.Compose":
+def _load_albumentations() -> None:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the package index for news when imported
     try:
-        import albumentations as A
+        import albumentations  # noqa: F401
         import cv2
     except ModuleNotFoundError as error:
         raise MissingCapabilityError(
             f"augmentation needs {error.name}, which is not installed here: pip install 'unetsharp[train]'"
         ) from error
     cv2.setNumThreads(0)  # the loader's processes are the parallelism; OpenCV's own threads do not survive a fork
+
+
+def _compose(size: int) -> "albumentations.Compose":
+    import albumentations as A
+    import cv2
 
     # What lies beyond the edge is mirrored in image and target alike, so a mirrored nucleus keeps its true class and
     # every pixel of the window teaches.
