@@ -23,7 +23,7 @@ from unetsharp_engines.contract import BACKGROUND, CLASSES
 from unetsharp_trainer.data.pannuke import UNKNOWN
 from unetsharp_trainer.metrics.means import mean_of_defined, ratio
 
-__all__ = ["ConfusionMatrix", "Presence"]
+__all__ = ["ConfusionMatrix", "Presence", "presence_of"]
 
 Counts = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -84,7 +84,7 @@ class ConfusionMatrix:
     @property
     def presence(self) -> tuple[Presence, ...]:
         """What each class's score rests on, by channel."""
-        return tuple(map(_presence, self.true_pixels.tolist(), self.predicted_pixels.tolist()))
+        return tuple(map(presence_of, self.true_pixels.tolist(), self.predicted_pixels.tolist()))
 
     def dice(self) -> Scores:
         """Dice of each class, background last, float64 [6]; NaN where the class is absent."""
@@ -153,7 +153,8 @@ def _channels(values: npt.NDArray[np.integer]) -> bool:
     return values.size == 0 or (int(values.min()) >= 0 and int(values.max()) < _N)
 
 
-def _presence(true: int, predicted: int) -> Presence:
+def presence_of(true: int, predicted: int) -> Presence:
+    """Presence of a class that the truth has ``true`` times and the prediction ``predicted`` times."""
     if true:
         return Presence.PRESENT
     return Presence.PREDICTED_ONLY if predicted else Presence.ABSENT
