@@ -1,8 +1,8 @@
 """A whole training run: data, network, epochs, weights, and the page that shows what came of it."""
 
-import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,8 +66,7 @@ def train(settings: TrainSettings, reporter: Reporter, *, resume: bool = False) 
     began = time.monotonic()
     device = _device(settings.device)
     _require_room_for_run(settings.out, resume)
-    _make_repeatable(settings.seed, device)
-    with joined(device) as world:
+    with _repeatable(settings.seed, device), joined(device) as world:
         data = _prepared(settings, reporter)
         untaught = _describe_classes(data.train, reporter)
         loop = _loop(settings, data, world, untaught, reporter)
@@ -204,11 +203,15 @@ def _require_room_for_run(out: Path, resume: bool) -> None:
         raise InputError(f"{out} holds a run already; go on with it by --resume, or name another folder by --out")
 
 
-def _make_repeatable(seed: int, device: torch.device) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
+@contextmanager
+def _repeatable(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the initial weights, and on the CPU let nothing run whose result varies. GPUs get their fastest instead."""
     torch.manual_seed(seed)
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-    else:
-        torch.backends.cudnn.benchmark = True
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
