@@ -4,7 +4,11 @@ from typing import Annotated
 
 import typer
 
+from unetsharp.cli.build_engine import build_engine
 from unetsharp.cli.command import command
+from unetsharp.cli.doctor import doctor
+from unetsharp.cli.inspect import inspect
+from unetsharp.cli.train import train
 
 app = typer.Typer(
     name="unetsharp",
@@ -37,7 +41,12 @@ def _root(
 
 
 # Command modules are light: what a command needs is imported when it runs.
-COMMANDS: tuple[tuple[str, object], ...] = ()
+COMMANDS: tuple[tuple[str, object], ...] = (
+    ("train", train),
+    ("build-engine", build_engine),
+    ("inspect", inspect),
+    ("doctor", doctor),
+)
 
 for _name, _function in COMMANDS:
     app.command(_name)(command(_function))  # type: ignore[arg-type]

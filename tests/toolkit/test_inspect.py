@@ -1,0 +1,174 @@
+"""unetsharp inspect: what files are, told by their content."""
+
+import io
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from rich.console import Console
+
+from support.tiny_onnx import INFO, save_tiny_onnx, tiny_onnx
+from unetsharp.build.pipeline import BuildOptions, build_bundle
+from unetsharp.cli.output import Output, Verbosity
+from unetsharp.export.precision import to_fp16
+from unetsharp.inspection import look_at
+from unetsharp.inspection.tables import table_of
+from unetsharp_engines.contract import CLASSES
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.files import sha256_of
+from unetsharp_engines.model_info import METADATA_KEY
+
+PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
+QUIET = Output(verbosity=Verbosity.QUIET)
+
+
+def shown(facts: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table_of(facts))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def save_weights(path: Path, *, metadata: dict[str, str] | None = None) -> Path:
+    """A safetensors file written by hand, as its specification has it: no library needed to read it either."""
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "encoder.conv.weight": np.ones((8, 3, 3, 3), np.float32),
+        "encoder.norm.running_mean": np.zeros(8, np.float32),
+        "decoder.head.weight": np.ones((6, 8, 1, 1), np.float16),
+    }
+    header: dict[str, Any] = {"__metadata__": metadata or {METADATA_KEY: INFO.to_json()}}
+    start = 0
+    for name, array in tensors.items():
+        kind = {"f": "F"}[array.dtype.kind] + str(array.dtype.itemsize * 8)
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, start + array.nbytes]}
+        start += array.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for a in tensors.values()))
+    return path
+
+
+def test_weights_from_their_header(tmp_path: Path) -> None:
+    facts = look_at(save_weights(tmp_path / "weights.bin"))
+    assert facts["kind"] == "weights"
+    assert facts["network"]["name"] == "tiny"
+    assert facts["parameters"] == 8 * 27 + 48, "running statistics are no parameters"
+    assert facts["parameters_by_part"] == {"encoder": 216, "decoder": 48}
+    assert facts["formats"] == {"F32": 2, "F16": 1}
+    assert "U-Net# on none, width 4" in shown(facts)
+
+
+def test_weights_as_the_library_writes_them(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    arrays = {"head.weight": np.zeros((2, 3), np.float32), "n": np.zeros((), np.int64)}
+    safetensors.save_file(arrays, tmp_path / "w.safetensors", metadata={"format": "np"})
+    facts = look_at(tmp_path / "w.safetensors")
+    assert (facts["network"], facts["parameters"]) == (None, 7)
+    assert "no unetsharp metadata" in shown(facts)
+
+
+def test_onnx(tmp_path: Path) -> None:
+    facts = look_at(save_tiny_onnx(tmp_path / "model.onnx"))
+    assert (facts["kind"], facts["precision"], facts["opset"]) == ("ONNX", "fp32", {"ai.onnx": 17})
+    assert facts["inputs"] == [{"name": "image", "dtype": "float", "shape": ["N", 3, 64, 64]}]
+    assert facts["operations"]["Conv"] == 2
+    assert facts["parameters"] == 4 * 27 + 4 * 4 + len(CLASSES) * 36
+    # By hand: 32² outputs of 4 channels from 27 inputs each, 64² of 6 from 36 each.
+    assert facts["macs"] == 32 * 32 * 4 * 27 + 64 * 64 * 6 * 36
+    assert facts["sha256"] == sha256_of(tmp_path / "model.onnx")
+    assert "[N, 3, 64, 64]" in shown(facts)
+
+
+def test_onnx_in_fp16(tmp_path: Path) -> None:
+    onnx.save(to_fp16(tiny_onnx()), tmp_path / "half.onnx")
+    facts = look_at(tmp_path / "half.onnx")
+    assert facts["precision"] == "fp16"
+    assert facts["macs"] == look_at(save_tiny_onnx(tmp_path / "full.onnx"))["macs"]
+
+
+def test_bundle_without_an_engine(tmp_path: Path) -> None:
+    source = save_tiny_onnx(tmp_path / "m.onnx")
+    build_bundle(source, tmp_path / "bundle", BuildOptions(runtime="onnxruntime"), QUIET)
+    facts = look_at(tmp_path / "bundle")
+    assert (facts["kind"], facts["problems"], facts["runs_on"]) == ("bundle", [], ["onnxruntime"])
+    assert "every file has the size and SHA-256" in shown(facts)
+
+
+def test_bundle_and_engine(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'unetsharp[rtx]'")
+    import tensorrt_rtx
+
+    options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86", "sm89"))
+    bundle = build_bundle(save_tiny_onnx(tmp_path / "m.onnx"), tmp_path / "bundle", options, QUIET)
+    assert "sm86, sm89" in shown(look_at(bundle.root))
+    facts = look_at(bundle.root / "engine.plan")
+    assert (facts["kind"], facts["runtime"]) == ("engine", "tensorrt-rtx")
+    assert facts["version"] == tensorrt_rtx.__version__, "its header holds the version of its builder"
+
+
+def test_a_bundle_that_does_not_verify_is_shown_and_ends_with_2(tmp_path: Path) -> None:
+    source = save_tiny_onnx(tmp_path / "m.onnx")
+    root = build_bundle(source, tmp_path / "bundle", BuildOptions(runtime="onnxruntime"), QUIET).root
+    content = bytearray((root / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (root / "model.onnx").write_bytes(content)
+    done = subprocess.run([PROGRAM, "inspect", root, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(json.loads(done.stdout)["problems"]) == 1
+    assert "model.onnx: its SHA-256 begins" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def whole(path: Path) -> bytes:
+    return save_weights(path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty file"),
+        (b"hello, world, this is text\n" * 9, "neither weights, nor ONNX, nor an engine"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "neither weights, nor ONNX, nor an engine"),
+        (b"\x08" + b"\xff" * 99, "not a whole ONNX"),
+        (b"\x08\x09", "without a single node"),
+        (struct.pack("<Q", 1 << 60) + b"{" + bytes(50), "neither weights"),
+        (struct.pack("<Q", 9) + b"{not json", "header cannot be read"),
+        (struct.pack("<Q", 2) + b"{}" + bytes(50), "its header says 10"),
+        (struct.pack("<Q", 7) + b'{"a":1}', "header cannot be read"),
+        (struct.pack("<Q", 60_000) + b"{" * 60_000, "header cannot be read"),
+        (None, "no such file"),
+    ],
+)
+def test_what_is_none_of_them_is_refused_in_one_line(tmp_path: Path, content: bytes | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        look_at(tmp_path / "file")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_truncated_weights_are_refused(tmp_path: Path, share: float) -> None:
+    content = whole(tmp_path / "whole")
+    (tmp_path / "part").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(InputError):
+        look_at(tmp_path / "part")
+
+
+def test_folders_without_a_manifest_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"without manifest\.json"):
+        look_at(tmp_path)
+
+
+def test_the_command_as_a_person_runs_it(tmp_path: Path) -> None:
+    source = save_tiny_onnx(tmp_path / "a [strange] name.onnx")
+    done = subprocess.run([PROGRAM, "inspect", source], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a[strange]name.onnx" in "".join(done.stdout.split()), "brackets are no markup; long names are folded"
+    done = subprocess.run([PROGRAM, "inspect", tmp_path / "none"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

@@ -1,0 +1,144 @@
+"""open_runtime: each form of model with each runtime's name is used, or refused with what to do."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.tiny_onnx import save_tiny_onnx
+from unetsharp import machine
+from unetsharp.build.pipeline import BuildOptions, build_bundle
+from unetsharp.cli.output import Output, Verbosity
+from unetsharp.runtimes import RUNTIMES, open_runtime
+from unetsharp_engines.errors import InputError, MissingCapabilityError
+from unetsharp_engines.stain import IDENTITY, StainPlan
+
+QUIET = Output(verbosity=Verbosity.QUIET)
+TILES = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+PLAIN = StainPlan(IDENTITY)
+
+
+class Said(Output):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> Path:
+    return save_tiny_onnx(tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def bundle(onnx: Path, tmp_path: Path) -> Path:
+    return build_bundle(onnx, tmp_path / "plain", BuildOptions(runtime="onnxruntime"), QUIET).root
+
+
+@pytest.fixture
+def engine_bundle(onnx: Path, tmp_path: Path) -> Path:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'unetsharp[rtx]'")
+    options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86",))
+    return build_bundle(onnx, tmp_path / "rtx", options, QUIET).root
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    header = b'{"__metadata__":{}}'
+    (tmp_path / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.mark.parametrize("name", ["auto", "onnxruntime"])
+def test_an_onnx_and_its_bundle_give_the_same_labels(onnx: Path, bundle: Path, name: str) -> None:
+    seen = [open_runtime(model, name).labels(TILES, PLAIN) for model in (onnx, bundle)]
+    assert (seen[0] == seen[1]).all()
+    assert seen[0].shape == (2, 64, 64)
+
+
+def test_auto_says_which_runtime_and_why(onnx: Path, bundle: Path, engine_bundle: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    reasons = {
+        onnx: "since the model is an ONNX",
+        bundle: "since it holds no engine",
+        engine_bundle: "since this machine has no NVIDIA GPU",
+    }
+    for model, reason in reasons.items():
+        said = Said()
+        assert open_runtime(model, output=said).name == "onnxruntime"
+        assert len(said.lines) == 1
+        assert said.lines[0].startswith("Runtime: ONNX Runtime ")
+        assert reason in said.lines[0]
+
+
+def test_a_runtime_asked_for_by_name_is_said_to_be(onnx: Path) -> None:
+    said = Said()
+    open_runtime(onnx, "onnxruntime", output=said)
+    assert said.lines[0].endswith("as asked")
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "says"),
+    [
+        ("onnx", "torch", "--runtime onnxruntime"),
+        ("onnx", "tensorrt", "unetsharp build-engine"),
+        ("onnx", "tensorrt-rtx", "unetsharp build-engine"),
+        ("bundle", "torch", "--runtime onnxruntime"),
+        ("bundle", "tensorrt", "holds engines for no runtime"),
+        ("engine_bundle", "tensorrt", "holds engines for tensorrt-rtx, none for tensorrt"),
+        ("weights", "onnxruntime", "unetsharp export"),
+        ("weights", "tensorrt", "unetsharp build-engine"),
+        ("weights", "tensorrt-rtx", "unetsharp build-engine"),
+    ],
+)
+def test_forms_that_do_not_fit_are_refused_with_the_next_step(
+    request: pytest.FixtureRequest, form: str, name: str, says: str
+) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        open_runtime(request.getfixturevalue(form), name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "says"), [((), "no NVIDIA GPU"), (("a GPU",), "builds engines but does not run them")]
+)
+def test_an_engine_asked_for_by_name_is_refused_not_replaced(
+    engine_bundle: Path, monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: gpus)
+    with pytest.raises(MissingCapabilityError, match=says):
+        open_runtime(engine_bundle, "tensorrt-rtx")
+
+
+def test_an_engine_by_itself_is_refused(engine_bundle: Path) -> None:
+    with pytest.raises(InputError, match="give the bundle folder"):
+        open_runtime(engine_bundle / "engine.plan")
+
+
+def test_an_unknown_runtime_is_refused_with_those_there_are(onnx: Path) -> None:
+    with pytest.raises(InputError, match=", ".join(RUNTIMES)):
+        open_runtime(onnx, "openvino")
+
+
+def test_a_bundle_whose_onnx_was_changed_is_refused(bundle: Path) -> None:
+    content = bytearray((bundle / "model.onnx").read_bytes())
+    content[-3] ^= 4
+    (bundle / "model.onnx").write_bytes(content)
+    with pytest.raises(InputError, match="SHA-256"):
+        open_runtime(bundle)
+
+
+def test_without_a_model_the_shipped_network_runs_and_says_so() -> None:
+    if not (files("unetsharp") / "assets" / "edge.onnx").is_file():
+        pytest.skip("the edge-sized weights have not been exported into this checkout")
+    said = Said()
+    runtime = open_runtime(None, output=said)
+    tile = np.full((1, runtime.info.tile, runtime.info.tile, 3), 230, np.uint8)
+    assert runtime.labels(tile, PLAIN).shape == (1, runtime.info.tile, runtime.info.tile)
+    assert "edge-sized weights that ship with unetsharp" in said.lines[0]

@@ -1,0 +1,159 @@
+"""One builder for TensorRT and TensorRT-RTX: an ONNX in, a serialized engine out."""
+
+import concurrent.futures
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unetsharp.build.flavours import Loaded
+from unetsharp.build.progress import PhaseTracker, monitor
+from unetsharp.cli.output import Output
+from unetsharp_engines.contract import INPUT_NAME
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.files import replacing
+
+__all__ = ["LEVELS", "Plan", "Profile", "build_engine"]
+
+LEVELS = range(6)
+"""Builder optimization levels that TensorRT knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Smallest, best and largest input [N, 3, H, W] that an engine takes: it is fastest at ``opt``."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to build."""
+
+    name: str
+    """What messages call the network."""
+    onnx: bytes
+    precision: str
+    """``fp32`` or ``fp16``: what the tensors of ``onnx`` are."""
+    profile: Profile
+    targets: tuple[str, ...]
+    level: int | None = None
+    """One of `LEVELS`; None is TensorRT's own default."""
+    timing_cache: Path | None = None
+    """Where kernel timings are kept from build to build."""
+
+
+def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
+    """Build ``plan`` with the TensorRT in ``loaded``; its progress goes to ``output``, its log to ``-v``.
+
+    Ctrl-C stops TensorRT at its next step and is raised again as KeyboardInterrupt. Raises InputError, with the
+    node's name or TensorRT's own reason, where the network cannot be parsed or built.
+    """
+    log = _logger(loaded.trt, output)
+    builder = loaded.trt.Builder(log)
+    network = builder.create_network(loaded.network_flags())
+    _parse(loaded, plan, network, log)
+    config = _config(loaded, plan, builder)
+    with output.progress(f"{loaded.label} builds", total=100, unit="%") as advance:
+        tracker = PhaseTracker(advance)
+        watch = _watch(loaded, config, tracker)
+        engine = _run(lambda: builder.build_serialized_network(network, config), tracker)
+        del watch
+    if engine is None:
+        raise InputError(f"{plan.name}: {loaded.label} could not build it: {log.last_error or 'it gave no reason'}")
+    _keep_timings(plan, config)
+    return bytes(engine)
+
+
+def _parse(loaded: Loaded, plan: Plan, network: Any, log: Any) -> None:
+    parser = loaded.trt.OnnxParser(network, log)
+    if not parser.parse(plan.onnx):
+        raise InputError(f"{plan.name}: {loaded.label} cannot take it: {_parser_errors(parser, plan.onnx)}")
+
+
+def _parser_errors(parser: Any, model: bytes) -> str:
+    """The parser's first error with the node's name, and how many more there are."""
+    import onnx
+
+    nodes = onnx.ModelProto.FromString(model).graph.node
+    error = parser.get_error(0)  # a failed parse has at least one
+    place = f"node {nodes[error.node()].name!r} ({nodes[error.node()].op_type}): " if error.node() >= 0 else ""
+    more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
+    return f"{place}{_one_line(error.desc())}{more}"
+
+
+def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape(INPUT_NAME, plan.profile.min, plan.profile.opt, plan.profile.max)
+    config.add_optimization_profile(profile)
+    if plan.precision == "fp32":
+        config.clear_flag(loaded.trt.BuilderFlag.TF32)  # on by default: fp32 with a 10-bit mantissa
+    elif not loaded.is_strongly_typed:
+        config.set_flag(loaded.trt.BuilderFlag.FP16)
+    if plan.level is not None:
+        config.builder_optimization_level = plan.level
+    if plan.timing_cache is not None:
+        stored = plan.timing_cache.read_bytes() if plan.timing_cache.is_file() else b""
+        if not config.set_timing_cache(config.create_timing_cache(stored), False):
+            raise InputError(
+                f"--timing-cache {plan.timing_cache}: made by another GPU or {loaded.flavour.name} version"
+            )
+    if not loaded.flavour.autotunes:
+        _set_targets(loaded.trt, config, plan.targets)
+    return config
+
+
+def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        config.set_compute_capability(trt.ComputeCapability.__members__[target.upper()], index)
+
+
+def _watch(loaded: Loaded, config: Any, tracker: PhaseTracker) -> Any:
+    """Attach a progress monitor where this TensorRT has them. Keep the result until the build has ended."""
+    if not hasattr(loaded.trt, "IProgressMonitor"):
+        return None
+    config.progress_monitor = watch = monitor(loaded.trt, tracker)
+    return watch
+
+
+def _run(build: Any, tracker: PhaseTracker) -> Any:
+    """Run ``build`` on a thread of its own, so that Ctrl-C reaches this one while TensorRT works."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = pool.submit(build)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            tracker.cancel()
+            raise
+
+
+def _keep_timings(plan: Plan, config: Any) -> None:
+    if plan.timing_cache is not None:
+        with replacing(plan.timing_cache) as temporary:
+            temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+
+
+def _logger(trt: Any, output: Output) -> Any:
+    """TensorRT's log: warnings and errors are details of ``-v``; the last error is kept for the one line."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base is known at run time only
+        """Keeps `last_error`."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = ""
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.last_error = self.last_error or _one_line(msg)
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
+                output.detail(f"{trt.__name__}: {_one_line(msg)}")
+
+    return Logger()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,140 @@
+"""``build-engine`` as a function: choose a runtime, convert, build, write the bundle."""
+
+import datetime
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from unetsharp import machine
+from unetsharp.build.builder import LEVELS, Plan, Profile, build_engine
+from unetsharp.build.bundle import Bundle, check_replaceable, file_entry, write_bundle
+from unetsharp.build.choice import Choice, choose
+from unetsharp.build.flavours import RTX, Loaded
+from unetsharp.build.manifest import EngineEntry, Manifest
+from unetsharp.build.source import Source, read_source
+from unetsharp.cli.output import Output
+from unetsharp.export.precision import to_fp16
+from unetsharp_engines import __version__
+from unetsharp_engines.errors import InputError, MissingCapabilityError
+
+__all__ = ["BuildOptions", "build_bundle"]
+
+_ENGINE_FILE, _ONNX_FILE = "engine.plan", "model.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How to build. Raises InputError for values that no build could use."""
+
+    runtime: str = "auto"
+    """``auto``, ``tensorrt``, ``tensorrt-rtx`` or ``onnxruntime``."""
+    precision: str | None = None
+    """``fp32`` or ``fp16``; None is fp16 for TensorRT, and the ONNX as it is for ONNX Runtime."""
+    targets: tuple[str, ...] = ()
+    """Compute capabilities, e.g. ``("sm86", "sm89")``; none is the runtime's default."""
+    batch: tuple[int, int, int] = (1, 8, 16)
+    """Smallest, best and largest number of tiles at once."""
+    level: int | None = None
+    timing_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a network."""
+        smallest, best, largest = self.batch
+        if not 1 <= smallest <= best <= largest:
+            raise InputError(f"--batch {smallest},{best},{largest}: wanted 1 ≤ MIN ≤ OPT ≤ MAX, such as 1,8,16")
+        if self.level is not None and self.level not in LEVELS:
+            raise InputError(f"--level {self.level}: TensorRT knows {LEVELS[0]} to {LEVELS[-1]}")
+
+
+def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) -> Bundle:
+    """Build the exported network ``onnx`` into a bundle in folder ``root`` and return it.
+
+    What can be refused is refused before the build begins. Raises InputError for files and options that do not fit,
+    MissingCapabilityError for a runtime that this machine lacks.
+    """
+    check_replaceable(root)
+    source = read_source(onnx)
+    choice = choose(options.runtime, options.targets)
+    _check_options(options, source, choice)
+    output.say(f"Runtime: {choice.label}, {choice.why}")
+    engines = () if choice.loaded is None else (_engine(source, choice.loaded, choice.targets, options, output),)
+    return _write(root, source, options, engines)
+
+
+def _check_options(options: BuildOptions, source: Source, choice: Choice) -> None:
+    if source.precision == "int8":
+        raise InputError(f"{source.path}: an ONNX with Q/DQ (INT8); this version builds fp32 and fp16")
+    if options.precision == "fp32" and source.precision == "fp16":
+        raise InputError(f"{source.path}: its tensors are fp16 already; --fp32 wants the fp32 export")
+    if choice.loaded is None and options.precision == "fp16" and source.precision == "fp32":
+        if options.runtime == "auto":
+            raise MissingCapabilityError(f"--fp16 needs an engine, and no TensorRT can be used here; {RTX.install}")
+        raise InputError("--fp16 with ONNX Runtime: on the CPU fp16 is slower than fp32; leave it out")
+    autotunes = choice.loaded is not None and choice.loaded.flavour.autotunes
+    for option, value in (("--level", options.level), ("--timing-cache", options.timing_cache)):
+        if value is not None and not autotunes:
+            raise InputError(f"{option}: {choice.label} measures no kernels while it builds; leave it out")
+
+
+def _engine(
+    source: Source, loaded: Loaded, targets: tuple[str, ...], options: BuildOptions, output: Output
+) -> tuple[EngineEntry, bytes]:
+    precision = options.precision or "fp16"
+    plan = Plan(
+        name=str(source.path),
+        onnx=_typed(source, precision),
+        precision=precision,
+        profile=_profile(source, options.batch),
+        targets=targets,
+        level=options.level,
+        timing_cache=options.timing_cache,
+    )
+    start = time.perf_counter()
+    engine = build_engine(loaded, plan, output)
+    seconds = time.perf_counter() - start
+    output.say(f"Engine: {precision}, {', '.join(targets)}, {len(engine) / 1e6:.1f} MB, built in {seconds:.1f} s")
+    return _entry(loaded, plan, engine, seconds), engine
+
+
+def _typed(source: Source, precision: str) -> bytes:
+    """The ONNX whose tensors have ``precision``: as given, or converted."""
+    model = to_fp16(source.model) if precision == "fp16" and source.precision == "fp32" else source.model
+    return bytes(model.SerializeToString())
+
+
+def _profile(source: Source, batch: tuple[int, int, int]) -> Profile:
+    """Input shapes for ``batch``; a free side becomes the network's tile, for which it is meant."""
+    fixed, _, *sides = source.input_shape
+    if fixed is not None and batch != (fixed,) * 3:
+        raise InputError(f"{source.path}: exported for batches of {fixed}; give --batch {fixed},{fixed},{fixed}")
+    height, width = (side or source.info.tile for side in sides)
+    smallest, best, largest = ((n, 3, height, width) for n in batch)
+    return Profile(min=smallest, opt=best, max=largest)
+
+
+def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineEntry:
+    return EngineEntry(
+        file=file_entry(_ENGINE_FILE, engine),
+        runtime=loaded.flavour.runtime,
+        version=loaded.version,
+        cuda=loaded.cuda,
+        targets=plan.targets,
+        platform=machine.os_and_arch(),
+        profile={"min": plan.profile.min, "opt": plan.profile.opt, "max": plan.profile.max},
+        options={} if plan.level is None else {"level": plan.level},
+        seconds=round(seconds, 2),
+    )
+
+
+def _write(root: Path, source: Source, options: BuildOptions, engines: tuple[tuple[EngineEntry, bytes], ...]) -> Bundle:
+    onnx = source.path.read_bytes()
+    precision = (options.precision or "fp16") if engines else source.precision
+    manifest = Manifest(
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        tool_version=__version__,
+        info=source.info,
+        precision=precision,
+        onnx=file_entry(_ONNX_FILE, onnx),
+        engines=tuple(entry for entry, _ in engines),
+    )
+    return write_bundle(root, manifest, {_ONNX_FILE: onnx, **{entry.file.path: engine for entry, engine in engines}})

@@ -1,0 +1,73 @@
+"""The ONNX that an engine is built from, read and checked before anything long begins."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unetsharp.export.precision import precision_of
+from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Source", "load_onnx", "read_source"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An ONNX that unetsharp exported."""
+
+    path: Path
+    model: "onnx.ModelProto"
+    info: ModelInfo
+    precision: str
+    """``fp32``, ``fp16`` or ``int8``: what its tensors are."""
+    input_shape: tuple[int | None, ...]
+    """[N, 3, H, W]; None where the dimension is free."""
+
+
+def load_onnx(path: Path) -> "onnx.ModelProto":
+    """Parse an ONNX file; tensors kept in other files are not read. Raises InputError if it is no ONNX."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give an ONNX file that `unetsharp export` wrote")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise InputError(f"{path}: not a whole ONNX file ({error}); export it again") from error
+    if not model.graph.node:
+        raise InputError(f"{path}: an ONNX without a single node; give one that `unetsharp export` wrote")
+    return model
+
+
+def read_source(path: Path) -> Source:
+    """Read ``path`` and check that it is a network as the contract has it. Raises InputError."""
+    model = load_onnx(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if METADATA_KEY not in metadata:
+        raise InputError(f"{path}: an ONNX without unetsharp's metadata; give one that `unetsharp export` wrote")
+    return Source(
+        path=path,
+        model=model,
+        info=ModelInfo.from_json(metadata[METADATA_KEY], source=str(path)),
+        precision=precision_of(model),
+        input_shape=_input_shape(model, path),
+    )
+
+
+def _input_shape(model: "onnx.ModelProto", path: Path) -> tuple[int | None, ...]:
+    seen = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
+    wanted = {INPUT_NAME: 3, OUTPUT_NAME: len(CLASSES)}
+    if {name: shape[1:2] for name, shape in seen.items() if len(shape) == 4} != {n: (c,) for n, c in wanted.items()}:
+        ours = f"{INPUT_NAME} [N, 3, H, W] → {OUTPUT_NAME} [N, {len(CLASSES)}, H, W]"
+        raise InputError(f"{path}: its tensors are {seen}; wanted {ours}")
+    return seen[INPUT_NAME]
+
+
+def _shape(value: "onnx.ValueInfoProto") -> tuple[int | None, ...]:
+    dimensions = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dimensions)

@@ -1,0 +1,69 @@
+"""``unetsharp build-engine``: ONNX → bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unetsharp.cli.output import Output
+from unetsharp_engines.errors import InputError
+
+
+def build_engine(
+    onnx: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Network that `unetsharp export` wrote.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="BUNDLE", help="Folder to write; a bundle there is replaced.")
+    ],
+    *,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Compute in float32 (TF32 off).")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16: the default for TensorRT.")] = False,
+    runtime: Annotated[str, typer.Option(metavar="NAME", help="auto, tensorrt, tensorrt-rtx or onnxruntime.")] = "auto",
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="SM[,SM…]",
+            help="GPUs to build for, by compute capability: sm86,sm89. TensorRT builds for this machine's; "
+            "TensorRT-RTX, without a GPU, by default for all from sm80 on.",
+        ),
+    ] = "",
+    batch: Annotated[str, typer.Option(metavar="MIN,OPT,MAX", help="Tiles at once; fastest at OPT.")] = "1,8,16",
+    level: Annotated[
+        int | None, typer.Option(metavar="0…5", help="TensorRT only: how long to search for faster kernels.")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TensorRT only: keep kernel timings here from build to build.")
+    ] = None,
+    output: Output,
+) -> None:
+    """Build an exported network into a bundle: engine, ONNX, manifest.
+
+    An engine file is code, made for one TensorRT version and the GPUs it was built for; the manifest records both,
+    with the SHA-256 of every file. The ONNX in the bundle runs everywhere.
+
+    \b
+    Example, on any machine, for GeForce RTX 30, 40 and 50:
+      unetsharp build-engine model.onnx -o bundle --fp16 --target sm86,sm89,sm120
+    """
+    from unetsharp.build.pipeline import BuildOptions, build_bundle
+
+    if fp32 and fp16:
+        raise InputError("--fp32 and --fp16: give one; every bundle has one precision")
+    options = BuildOptions(
+        runtime=runtime,
+        precision="fp32" if fp32 else "fp16" if fp16 else None,
+        targets=tuple(part.strip().lower() for part in target.split(",") if part.strip()),
+        batch=_batch(batch),
+        level=level,
+        timing_cache=timing_cache,
+    )
+    bundle = build_bundle(onnx, out, options, output)
+    output.say(f"Bundle: {out}")
+    output.result({"bundle": str(out), "manifest": bundle.manifest.to_dict()})
+
+
+def _batch(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--batch {text}: wanted three numbers MIN,OPT,MAX, such as 1,8,16")
+    smallest, best, largest = (int(part) for part in parts)
+    return smallest, best, largest

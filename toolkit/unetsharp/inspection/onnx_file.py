@@ -1,0 +1,91 @@
+"""An ONNX file: its tensors, operations, precision, and what one tile costs."""
+
+import dataclasses
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetsharp.build.source import load_onnx
+from unetsharp.export.precision import precision_of
+from unetsharp_engines.contract import TILE
+from unetsharp_engines.files import sha256_of
+from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["facts_of"]
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What the ONNX at ``path`` is. ``macs`` are multiply-accumulates of one tile, convolutions alone.
+
+    Raises InputError for a file that is no whole ONNX.
+    """
+    import onnx
+
+    model = load_onnx(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    info = ModelInfo.from_json(metadata.pop(METADATA_KEY), source=str(path)) if METADATA_KEY in metadata else None
+    formats = Counter(onnx.TensorProto.DataType.Name(t.data_type).lower() for t in model.graph.initializer)
+    macs = _macs(model, info.tile if info else TILE)
+    return {
+        "size": path.stat().st_size,
+        "sha256": sha256_of(path),
+        "network": dataclasses.asdict(info) if info else None,
+        "metadata": metadata,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "ir_version": model.ir_version,
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "inputs": [_tensor(value) for value in model.graph.input],
+        "outputs": [_tensor(value) for value in model.graph.output],
+        "precision": precision_of(model),
+        "formats": dict(formats),
+        "parameters": sum(math.prod(t.dims) for t in model.graph.initializer if t.dims),
+        "macs": macs,
+        "operations": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "runs_on": ["onnxruntime"] if info else [],
+    }
+
+
+def _tensor(value: "onnx.ValueInfoProto") -> dict[str, Any]:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+    return {"name": value.name, "dtype": onnx.TensorProto.DataType.Name(kind.elem_type).lower(), "shape": shape}
+
+
+def _macs(model: "onnx.ModelProto", side: int) -> int | None:
+    """Multiply-accumulates of the convolutions for one tile of ``side``²; None where shapes cannot be inferred."""
+    shapes = _shapes(model, side)
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    total = 0
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            kernel, out = weights.get(node.input[1]), shapes.get(node.output[0])
+            if not kernel or not out or not all(out):
+                return None
+            # Each output value takes one weight filter: kernel is [Cout, Cin / groups, kH, kW].
+            total += math.prod(out) * math.prod(kernel[1:])
+    return total
+
+
+def _shapes(model: "onnx.ModelProto", side: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor when one tile of ``side``² goes in; 0 where it stays unknown."""
+    import onnx
+
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    # Shapes that the exporter wrote down may hold symbols: infer them afresh.
+    del fixed.graph.value_info[:]
+    for value in fixed.graph.input:
+        for dimension, size in zip(value.type.tensor_type.shape.dim, (1, 3, side, side), strict=False):
+            if not dimension.dim_value or size == 1:
+                dimension.dim_value = size
+    for value in fixed.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(fixed)
+    known = (*inferred.graph.value_info, *inferred.graph.output)
+    return {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in known}

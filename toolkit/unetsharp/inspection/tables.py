@@ -1,0 +1,121 @@
+"""What `look_at` found, as tables for people."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["table_of"]
+
+_Row = tuple[str, str]
+
+
+def table_of(facts: Mapping[str, Any]) -> RenderableType:
+    """Tables for the result of `unetsharp.inspection.look_at`."""
+    rows = {"weights": _weights, "ONNX": _onnx, "bundle": _bundle, "engine": _engine}[facts["kind"]]
+    main = _grid([(facts["kind"], facts["path"]), *rows(facts)])
+    return Group(main, _operations(facts["operations"])) if "operations" in facts else main
+
+
+def _grid(rows: Iterable[_Row]) -> Table:
+    table = _table()
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def _table(title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _weights(facts: Mapping[str, Any]) -> Iterator[_Row]:
+    yield from _network(facts["network"])
+    parts = ", ".join(f"{part} {count:,}" for part, count in facts["parameters_by_part"].items())
+    yield "parameters", f"{facts['parameters']:,} ({parts})"
+    yield "tensors", f"{facts['tensors']} ({_counts(facts['formats'])})"
+    yield from _file(facts)
+    yield "runs on", "torch; export it for other runtimes: unetsharp export"
+
+
+def _onnx(facts: Mapping[str, Any]) -> Iterator[_Row]:
+    yield from _network(facts["network"])
+    yield "precision", f"{facts['precision']} (weights: {_counts(facts['formats'])})"
+    yield "input", "; ".join(_tensor(t) for t in facts["inputs"])
+    yield "output", "; ".join(_tensor(t) for t in facts["outputs"])
+    yield "parameters", f"{facts['parameters']:,}"
+    yield "cost", f"{facts['macs'] / 1e9:.2f} GMAC a tile (convolutions)" if facts["macs"] else "shapes are not known"
+    yield "opset", ", ".join(f"{domain} {version}" for domain, version in facts["opset"].items())
+    yield "made by", f"{facts['producer'] or 'unknown'}, IR {facts['ir_version']}"
+    yield from _file(facts)
+    yield (
+        "runs on",
+        "onnxruntime; for TensorRT build it: unetsharp build-engine" if facts["runs_on"] else "not unetsharp's",
+    )
+
+
+def _bundle(facts: Mapping[str, Any]) -> Iterator[_Row]:
+    manifest = facts["manifest"]
+    yield from _network(manifest["info"])
+    yield "made", f"{manifest['created']} by unetsharp {manifest['tool_version']}, schema {manifest['schema']}"
+    yield "ONNX", _entry(manifest["onnx"])
+    for engine in manifest["engines"]:
+        cuda = f", CUDA {engine['cuda']}" if engine["cuda"] else ""
+        yield "engine", f"{_entry(engine['file'])}, {manifest['precision']}"
+        yield (
+            "  made by",
+            f"{engine['runtime']} {engine['version']}{cuda}, on {engine['platform']}, in {engine['seconds']} s",
+        )
+        yield "  runs on", ", ".join(engine["targets"])
+        yield "  inputs", " … ".join("×".join(str(n) for n in shape) for shape in engine["profile"].values())
+        yield "  options", ", ".join(f"{k} {v}" for k, v in engine["options"].items()) or "the builder's own"
+    yield "verified", "; ".join(facts["problems"]) or "every file has the size and SHA-256 that the manifest says"
+    yield "runs on", "onnxruntime, with the ONNX; this version of unetsharp builds engines but does not run them"
+
+
+def _engine(facts: Mapping[str, Any]) -> Iterator[_Row]:
+    yield "made by", f"{facts['runtime']} {facts['version']} (from its header; it was not loaded)"
+    yield from _file(facts)
+    yield "runs on", "nothing by itself: use the bundle that it came from"
+
+
+def _network(network: Mapping[str, Any] | None) -> Iterator[_Row]:
+    if network is None:
+        yield "network", "unknown: no unetsharp metadata"
+        return
+    yield "network", f"{network['name']}: U-Net# on {network['encoder']}, width {network['width']}"
+    yield "trained", f"at {network['train_size']} px, {network['mpp']} µm/px, stain: {network['stain']}"
+    yield "classes", ", ".join(network["classes"])
+    if network["untaught"]:
+        yield "never taught", ", ".join(str(name) for name in network["untaught"])
+    if network["weights_sha256"]:
+        yield "from weights", str(network["weights_sha256"])
+    yield "written by", f"unetsharp {network['tool_version'] or 'unknown'}"
+
+
+def _file(facts: Mapping[str, Any]) -> Iterator[_Row]:
+    yield "size", f"{facts['size'] / 1e6:.2f} MB"
+    yield "SHA-256", facts["sha256"]
+
+
+def _entry(entry: Mapping[str, Any]) -> str:
+    return f"{entry['path']}, {entry['size'] / 1e6:.2f} MB, SHA-256 {entry['sha256'][:12]}…"
+
+
+def _tensor(tensor: Mapping[str, Any]) -> str:
+    return f"{tensor['name']} {tensor['dtype']} [{', '.join(str(n) for n in tensor['shape'])}]"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} × {name}" for name, count in counts.items())
+
+
+def _operations(operations: Mapping[str, int]) -> Table:
+    table = _table("\noperations")
+    for name, count in operations.items():
+        table.add_row(name, str(count), "▪" * round(40 * count / max(operations.values())))
+    return table
