@@ -55,6 +55,14 @@ def test_agrees_on_every_shared_tile(torchstain: Normalize) -> None:
         assert_agrees(tile, torchstain)
 
 
+def test_agrees_on_glass_that_has_no_density(torchstain: Normalize) -> None:
+    """Level 239 maps to exactly 240 whatever the stains: on a slide of such glass one rounding would be every pixel's."""
+    tile = np.full((256, 256, 3), 239, np.uint8)
+    tile[:80, :192] = dsb_tiles()[0][:80]
+    assert estimate(tile).status is StainStatus.OK
+    assert_agrees(tile, torchstain)
+
+
 def test_where_torchstain_paints_we_pass_through(torchstain: Normalize) -> None:
     """3.5% tissue: torchstain repaints the tile from a few pixels' noise, ours is what was seen."""
     tile = dsb_tiles()[5]

@@ -9,7 +9,7 @@ signs, and pixels that carry no estimate get a status instead of an exception or
     `StainPlan`       which transform each tile gets: one for the slide, or each tile its own
 """
 
-from unetsharp_engines.stain.estimate import StainEstimate, StainStatus, estimate
+from unetsharp_engines.stain.estimation import StainEstimate, StainStatus, estimate
 from unetsharp_engines.stain.plan import StainPlan, normalize_tiles
 from unetsharp_engines.stain.transform import IDENTITY, StainTransform
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unetsharp_engines.stain.estimate import StainStatus, estimate
+from unetsharp_engines.stain.estimation import StainStatus, estimate
 from unetsharp_engines.stain.transform import StainTransform
 
 __all__ = ["StainPlan", "normalize_tiles"]

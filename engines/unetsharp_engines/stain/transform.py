@@ -17,6 +17,10 @@ __all__ = ["IDENTITY", "StainTransform"]
 _LOG2 = np.log2(np.arange(256) + 1.0)
 _LOG2_CLIP = np.log2(255.5)
 
+_ROUND_UP = np.log2(1.0 + 2.0**-18)
+"""Glass of level Io - 1 has no density, so it maps to exactly Io: this, 0.001 level, keeps rounding errors, float32's
+too, from leaving it just below, where all that glass would be truncated to Io - 1."""
+
 
 @dataclass(frozen=True, eq=False)
 class StainTransform:
@@ -56,11 +60,11 @@ class StainTransform:
 
         Concentrations by least squares, scaled to the target's maxima and mixed with the target's stains, make new
         densities OD' = A·OD with A = HE_target · diag(maxC_target / maxC) · pinv(HE). In levels that is
-        I' = Io·(I + 1)^A·Io^-A, hence b = log2(Io)·(1 - A·1).
+        I' = Io·(I + 1)^A·Io^-A, hence b = log2(Io)·(1 - A·1), rounded up by 0.001 level.
         """
         scale = TARGET_MAX_CONCENTRATIONS / max_concentrations
         matrix = (TARGET_STAINS * scale) @ np.linalg.pinv(stains)
-        return cls(matrix, np.log2(WHITE) * (1.0 - matrix.sum(axis=1)))
+        return cls(matrix, np.log2(WHITE) * (1.0 - matrix.sum(axis=1)) + _ROUND_UP)
 
     def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Normalize uint8 RGB of shape (..., 3); same shape and type back, in new memory. InputError if it is not."""
