@@ -1,0 +1,1 @@
+"""From pictures to nuclei: read, resample, normalize stains, tile, blend, split into instances."""

@@ -1,0 +1,107 @@
+"""TIFF by tifffile: strips or tiles, any compression imagecodecs knows, one picture or the full level of a pyramid."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tifffile import EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPageSeries
+
+from unetsharp.infer.images.picture import Header, Picture, check_size, plausible_mpp, to_rgb
+from unetsharp_engines.errors import InputError
+
+__all__ = ["probe", "read"]
+
+_PHOTOMETRIC = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
+_UPRIGHT = 1
+
+
+def probe(path: Path) -> Header:
+    """Size of the first picture at full resolution, and its resolution in µm."""
+    with _opened(path) as (file, series):
+        height, width = series.shape[series.axes.index("Y")], series.shape[series.axes.index("X")]
+        return Header(height, width, _mpp(file))
+
+
+def read(path: Path) -> Picture:
+    """Decode the first picture at full resolution. InputError for stacks, 16 bits, and colours other than grey, RGB."""
+    with _opened(path) as (file, series):
+        samples = series.asarray()
+        if series.axes == "SYX":
+            samples = np.moveaxis(samples, 0, -1)
+        if series.keyframe.photometric == PHOTOMETRIC.MINISWHITE:
+            samples = np.invert(samples)
+        samples, dropped = _without_unknown_samples(samples, series.keyframe.extrasamples)
+        pixels, notes = to_rgb(samples)
+        others = len(file.series) - 1
+        if others:
+            notes += (f"it holds {others} more picture(s), such as a thumbnail; the first was taken",)
+        return Picture(pixels, _mpp(file), notes + dropped)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
+    # tifffile logs oddities of tags on standard error; what matters of them is checked here or raises.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    with TiffFile(path) as file:
+        series = file.series[0]
+        _check(series)
+        yield file, series
+
+
+def _check(series: TiffPageSeries) -> None:
+    page = series.keyframe
+    if series.axes not in ("YX", "YXS", "SYX"):
+        raise InputError(
+            f"it is a stack (axes {series.axes}, shape {series.shape}); save the one picture to segment as its own file"
+        )
+    if page.photometric not in _PHOTOMETRIC:
+        raise InputError(f"its colours are stored as {PHOTOMETRIC(page.photometric).name}; save it as 8-bit RGB")
+    orientation = page.tags.valueof("Orientation", _UPRIGHT)
+    if orientation != _UPRIGHT:
+        raise InputError(f"its orientation tag is {orientation}, which readers treat differently; save it upright (1)")
+    if series.dtype != np.uint8:
+        raise InputError(f"its samples are {series.dtype}; save it with 8 bits a channel (uint8, 0 to 255)")
+    check_size(series.shape[series.axes.index("Y")], series.shape[series.axes.index("X")])
+
+
+def _without_unknown_samples(
+    samples: npt.NDArray[np.uint8], extra: tuple[int, ...]
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    if samples.ndim == 2 or not extra or extra == (EXTRASAMPLE.UNASSALPHA,):
+        return samples, ()
+    color = samples[..., : samples.shape[2] - len(extra)]
+    if extra == (EXTRASAMPLE.ASSOCALPHA,):  # colour is multiplied by alpha already: white shines through the rest
+        return color + (255 - np.maximum(samples[..., -1:], color)), ()
+    return color, (f"{len(extra)} channel(s) of unknown meaning were left out",)
+
+
+def _mpp(file: TiffFile) -> float | None:
+    page = file.pages.first
+    if file.is_ome:
+        return _ome_mpp(file.ome_metadata or "")
+    if file.is_imagej:
+        unit = str((file.imagej_metadata or {}).get("unit", "")).lower()
+        if unit not in ("micron", "microns", "um", "µm", "\\u00b5m"):
+            return None
+        x, y = page.get_resolution()
+        return _inverse_mpp(x, y)
+    x, y = page.get_resolution(unit="MICROMETER")
+    return _inverse_mpp(x, y)
+
+
+def _inverse_mpp(x: float, y: float) -> float | None:
+    return plausible_mpp(1 / x, 1 / y) if x > 0 and y > 0 else None
+
+
+def _ome_mpp(xml: str) -> float | None:
+    from xml.etree import ElementTree
+
+    for element in ElementTree.fromstring(xml).iter():
+        if element.tag.endswith("}Pixels"):
+            micrometres = all(element.get(f"PhysicalSize{axis}Unit", "µm") == "µm" for axis in "XY")
+            x, y = (float(element.get(f"PhysicalSize{axis}", "nan")) for axis in "XY")
+            return plausible_mpp(x, y) if micrometres else None
+    return None

@@ -1,0 +1,193 @@
+"""One picture, segmented: the result, and the steps that make it."""
+
+import hashlib
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from unetsharp.infer.nuclei import Nucleus, find_nuclei
+from unetsharp.infer.resolution import Scale, check_mpp
+from unetsharp.infer.staining import PictureStain, StainSetting, plan_for
+from unetsharp.infer.tiling import OVERLAP, Grid, blend
+from unetsharp_engines.contract import MPP, NUCLEUS_CLASSES
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.model_info import ModelInfo
+from unetsharp_engines.runtimes.base import Runtime
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["BATCH", "Segmentation", "Settings", "segment"]
+
+BATCH: int = 8
+"""Tiles a runtime gets at once, unless told otherwise."""
+
+COARSE_MPP: float = 0.3
+"""Above this, µm per pixel, a picture has visibly less detail than the network was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How pictures are segmented."""
+
+    stain: StainSetting
+    overlap: int = OVERLAP
+    """Pixels that neighbouring tiles share, at the network's resolution."""
+    batch: int = BATCH
+    """Tiles that the runtime gets at once; changes nothing but speed and memory."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"a batch of {self.batch} tiles cannot be run; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """What was found in one picture."""
+
+    picture: npt.NDArray[np.uint8]
+    """The picture, RGB uint8 [H, W, 3]."""
+    mpp: float
+    """Its µm per pixel."""
+    classes: npt.NDArray[np.uint8]
+    """Label of the most probable class of each pixel, uint8 [H, W]: background 0, nuclei 1 to 5."""
+    probabilities: npt.NDArray[np.float16]
+    """Class probabilities, float16 [6, h, w], at the network's resolution, channels as `contract.CLASSES`."""
+    instances: npt.NDArray[np.int32]
+    """Number of the nucleus each pixel belongs to, int32 [h, w], 0 for none; number n is ``nuclei[n - 1]``."""
+    nuclei: tuple[Nucleus, ...]
+    """In reading order of their topmost pixels."""
+    model: ModelInfo
+    """The network."""
+    stain: PictureStain
+    """How stains were normalized."""
+    seconds: dict[str, float]
+    """Time of each stage."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Nuclei by class name. Classes the network was never taught have no entry: it cannot count them."""
+        found = Counter(nucleus.tissue_class.name for nucleus in self.nuclei)
+        return {c.name: found[c.name] for c in NUCLEUS_CLASSES if c.name not in self.model.untaught or found[c.name]}
+
+    @property
+    def area_mm2(self) -> float:
+        """Area of the picture, mm²."""
+        height, width = self.classes.shape
+        return float(height * width * self.mpp**2 / 1e6)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to keep in mind about this result, one sentence each."""
+        coarse = f"at {self.mpp:g} µm/px it has less detail than the {MPP} µm/px the network was trained at"
+        return (coarse,) * (self.mpp > COARSE_MPP) + self.stain.warnings
+
+    @cached_property
+    def picture_sha256(self) -> str:
+        """SHA-256 of the picture's shape and pixels: what nucleus ids are made from."""
+        digest = hashlib.sha256(repr(self.picture.shape).encode())
+        digest.update(self.picture.tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """A UUID for each nucleus: equal outlines in equal pictures have equal ids, in every run and every file."""
+        outlines = (nucleus.polygon.tobytes().hex() for nucleus in self.nuclei)
+        return tuple(str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.picture_sha256}:{outline}")) for outline in outlines)
+
+    def overlay(self) -> "Image":
+        """The picture with every nucleus outlined in its class's colour, and a legend (`outputs.overlay.draw`)."""
+        from unetsharp.outputs.overlay import draw
+
+        return draw(self)
+
+    def to_geojson(self, path: str | Path) -> None:
+        """Write the nuclei as a GeoJSON FeatureCollection that QuPath opens (`outputs.geojson.write`)."""
+        from unetsharp.outputs import geojson
+
+        geojson.write(self, Path(path))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one line a nucleus (`outputs.tables.write_nuclei`)."""
+        from unetsharp.outputs import tables
+
+        tables.write_nuclei(self, Path(path))
+
+
+def tiles_of(height: int, width: int, mpp: float, *, tile: int, overlap: int) -> int:
+    """How many tiles a picture of this size and resolution takes."""
+    return len(Grid.over(Scale(height, width, mpp).network_size, tile=tile, overlap=overlap).positions)
+
+
+def segment(
+    picture: npt.NDArray[np.uint8],
+    runtime: Runtime,
+    settings: Settings,
+    *,
+    mpp: float = MPP,
+    advance: Callable[[int], None] = lambda _tiles: None,
+) -> Segmentation:
+    """Find the nuclei of ``picture``, RGB uint8 [H, W, 3] of any size, at ``mpp`` µm per pixel.
+
+    ``advance`` is told how many tiles are done. Raises InputError for other arrays and resolutions out of bounds.
+    """
+    clock = _Clock()
+    scale = Scale(*_size_of(picture), check_mpp(mpp))
+    with clock("resample"):
+        network_picture = scale.to_network(picture)
+    with clock("stain"):
+        stain = plan_for(network_picture, settings.stain, runtime.info.stain)
+    with clock("network"):
+        grid = Grid.over(scale.network_size, tile=runtime.info.tile, overlap=settings.overlap)
+        probabilities = blend(
+            network_picture,
+            grid,
+            lambda tiles: runtime.probabilities(tiles, stain.plan),
+            batch=settings.batch,
+            advance=advance,
+        )
+    with clock("classes"):
+        classes = scale.to_picture_labels(probabilities)
+    with clock("nuclei"):
+        instances, nuclei = find_nuclei(probabilities, scale)
+    return Segmentation(
+        picture=picture,
+        mpp=mpp,
+        classes=classes,
+        probabilities=probabilities,
+        instances=instances,
+        nuclei=nuclei,
+        model=runtime.info,
+        stain=stain,
+        seconds=clock.seconds,
+    )
+
+
+def _size_of(picture: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise InputError(
+            f"the picture is {picture.dtype} of shape {picture.shape}; it must be uint8 RGB of shape (height, width, 3)"
+        )
+    return picture.shape[0], picture.shape[1]
+
+
+class _Clock:
+    """Seconds of named stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start

@@ -1,0 +1,163 @@
+"""Pictures of any size through tiles of one size: overlapping, blended without seams.
+
+Tiles overlap by a fixed number of pixels. Across an overlap one tile's weight falls as the other's rises, along
+squared sine and cosine, so that the weights of every pixel sum to one and a network's answers near a tile's edge,
+where it sees least, count least. Blending is of probabilities: sums of weighted softmax outputs sum to one again.
+What a tile needs beyond the picture is the picture mirrored at its border.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from unetsharp_engines.contract import CLASSES
+from unetsharp_engines.errors import InputError
+
+__all__ = ["OVERLAP", "Axis", "Grid", "blend"]
+
+OVERLAP: int = 64
+"""Default overlap of neighbouring tiles, in network pixels: 16 µm, more than a nucleus is wide."""
+
+Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+"""Tiles uint8 [N, T, T, 3] → probabilities float32 [N, 6, T, T]."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Tiles along one side of a picture."""
+
+    length: int
+    """Pixels of the picture along this side, at least 1."""
+    tile: int
+    """Pixels of a tile."""
+    overlap: int
+    """Pixels that neighbouring tiles share, 0 to half a tile."""
+    shift: int = 0
+    """Pixels by which the tiles begin earlier than they would: for measuring how little the grid matters."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= self.tile // 2:
+            raise InputError(
+                f"an overlap of {self.overlap} px does not fit; tiles of {self.tile} take 0 to {self.tile // 2}"
+            )
+
+    @property
+    def starts(self) -> list[int]:
+        """First pixel of each tile; negative where a tile begins in the mirrored margin.
+
+        As few tiles as reach, what they reach too far split evenly between both ends: a picture of a tile's size is
+        exactly one tile.
+        """
+        step = self.tile - self.overlap
+        beyond = -(self.length - self.overlap) % step if self.length > self.tile else self.tile - self.length
+        first = -((beyond // 2 + self.shift) % step)
+        count = max(1, -(-(self.length - self.overlap - first) // step))
+        return [first + i * step for i in range(count)]
+
+    def pixels(self, start: int) -> npt.NDArray[np.intp]:
+        """The picture's pixels under the tile at ``start``, intp [tile]: mirrored at both ends, as often as needed."""
+        period = np.arange(start, start + self.tile) % (2 * self.length)
+        return np.minimum(period, 2 * self.length - 1 - period)
+
+    def weights(self, start: int) -> npt.NDArray[np.float32]:
+        """What the tile at ``start`` counts at each of its pixels, float32 [tile].
+
+        Over all tiles they sum to 1 at every pixel of the picture, to float32's rounding.
+        """
+        rise = np.sin(np.pi / 2 * (np.arange(self.overlap) + 0.5) / max(self.overlap, 1)) ** 2
+        weights = np.ones(self.tile)
+        starts = self.starts
+        if start != starts[0]:
+            weights[: self.overlap] = rise
+        if start != starts[-1]:
+            weights[self.tile - self.overlap :] = rise[::-1]
+        return weights.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tiles over a picture, row by row."""
+
+    rows: Axis
+    columns: Axis
+
+    @classmethod
+    def over(cls, size: tuple[int, int], *, tile: int, overlap: int = OVERLAP, shift: int = 0) -> "Grid":
+        """Tiles of side ``tile`` over a picture of ``size`` (height, width). InputError if the overlap does not fit."""
+        return cls(*(Axis(length, tile, overlap, shift) for length in size))
+
+    @property
+    def positions(self) -> list[tuple[int, int]]:
+        """First row and column of each tile, row by row."""
+        return [(y, x) for y in self.rows.starts for x in self.columns.starts]
+
+    def cut(self, picture: npt.NDArray[np.uint8], position: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """One tile of a uint8 [H, W, 3] picture, uint8 [T, T, 3]."""
+        y, x = position
+        return picture[np.ix_(self.rows.pixels(y), self.columns.pixels(x))]
+
+
+def blend(
+    picture: npt.NDArray[np.uint8], grid: Grid, predict: Predict, *, batch: int, advance: Callable[[int], None]
+) -> npt.NDArray[np.float16]:
+    """Class probabilities of a whole picture, float16 [6, H, W], from those of its tiles.
+
+    ``picture`` is uint8 [H, W, 3] of the grid's size; ``predict`` gets up to ``batch`` tiles at once; ``advance`` is
+    told how many tiles are done. Sums are float32, over one row of tiles at a time, so memory beside the result does
+    not grow with the picture's height.
+    """
+    result = np.empty((len(CLASSES), grid.rows.length, grid.columns.length), np.float16)
+    band = _Band(grid, result)
+    for position, tile in _predicted(picture, grid, predict, batch, advance):
+        band.add(position, tile)
+    band.finish()
+    return result
+
+
+def _predicted(
+    picture: npt.NDArray[np.uint8], grid: Grid, predict: Predict, batch: int, advance: Callable[[int], None]
+) -> Iterator[tuple[tuple[int, int], npt.NDArray[np.float32]]]:
+    positions = iter(grid.positions)
+    while chunk := list(islice(positions, batch)):
+        tiles = predict(np.stack([grid.cut(picture, position) for position in chunk]))
+        advance(len(chunk))
+        yield from zip(chunk, tiles, strict=True)
+
+
+class _Band:
+    """The rows of the result that tiles still add to: one tile high, moving down the picture."""
+
+    def __init__(self, grid: Grid, result: npt.NDArray[np.float16]) -> None:
+        self._grid = grid
+        self._result = result
+        self._top = grid.rows.starts[0]
+        self._sum = np.zeros((result.shape[0], grid.rows.tile, result.shape[2]), np.float32)
+
+    def add(self, position: tuple[int, int], probabilities: npt.NDArray[np.float32]) -> None:
+        """Add one tile's probabilities, float32 [6, T, T], at its place and by its weights."""
+        y, x = position
+        if y != self._top:
+            self._move_to(y)
+        columns = self._grid.columns
+        inside = slice(max(0, -x), max(0, columns.length - x))
+        weights = self._grid.rows.weights(y)[:, None] * columns.weights(x)[None, inside]
+        self._sum[:, :, max(0, x) : max(0, x + columns.tile)] += probabilities[:, :, inside] * weights
+
+    def finish(self) -> None:
+        """Write the last rows."""
+        self._write(self._grid.rows.tile)
+
+    def _move_to(self, top: int) -> None:
+        done = top - self._top
+        self._write(done)
+        self._sum[:, :-done] = self._sum[:, done:].copy()
+        self._sum[:, -done:] = 0
+        self._top = top
+
+    def _write(self, rows: int) -> None:
+        first, last = max(0, self._top), min(self._result.shape[1], self._top + rows)
+        if last > first:
+            self._result[:, first:last] = self._sum[:, first - self._top : last - self._top]

@@ -1,0 +1,22 @@
+"""The class of every pixel, as an indexed PNG that looks like what it says."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from unetsharp.infer.segmentation import Segmentation
+from unetsharp_engines.contract import CLASSES
+from unetsharp_engines.files import replacing
+
+__all__ = ["write"]
+
+
+def write(segmentation: Segmentation, path: Path) -> None:
+    """Write the label image of the picture's size: index 0 background, 1 to 5 nuclei, in the classes' colours.
+
+    Read it with Pillow or scikit-image's `imread(..., mode="P")` to get labels, not colours.
+    """
+    image = Image.fromarray(segmentation.classes)
+    image.putpalette([level for c in sorted(CLASSES, key=lambda c: c.label) for level in c.color])
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG", optimize=False)

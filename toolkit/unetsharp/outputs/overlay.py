@@ -1,0 +1,125 @@
+"""The overlay: the picture, every nucleus outlined in its class's colour, and a legend that says what was counted."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from unetsharp.infer.segmentation import Segmentation
+from unetsharp_engines.contract import NUCLEUS_CLASSES, TissueClass
+from unetsharp_engines.files import replacing
+
+__all__ = ["draw", "write"]
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+SMALLEST_SIDE, LARGEST_SIDE = 1400, 4000
+"""The longer side of the drawn picture, in pixels: smaller pictures are enlarged by a whole factor, up to
+`LARGEST_ZOOM`, so that outlines do not hide the nuclei; larger ones are shrunk (the GeoJSON in QuPath is for those)."""
+LARGEST_ZOOM = 8
+
+OUTLINE = 2.0
+"""Width of outlines, in pixels of the overlay."""
+SUPERSAMPLING = 2
+"""Outlines are drawn this much larger and averaged: Pillow's lines have stairs."""
+
+INK, FAINT, PAPER = (32, 32, 36), (138, 138, 146), (255, 255, 255)
+TEXT = 22
+"""Height of the legend's letters, pixels; everything else in the legend is measured in it."""
+
+BAR_LENGTHS_UM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+def write(segmentation: Segmentation, path: Path) -> None:
+    """Write the overlay as PNG."""
+    image = draw(segmentation)
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def draw(segmentation: Segmentation) -> Image.Image:
+    """The overlay, an RGB image: the picture, larger or smaller if need be, above a legend."""
+    zoom = _zoom(segmentation.classes.shape)
+    picture = _outlined(segmentation, zoom)
+    legend = _legend(segmentation, zoom, picture.width)
+    overlay = Image.new("RGB", (max(picture.width, legend.width), picture.height + legend.height), PAPER)
+    overlay.paste(picture, (0, 0))
+    overlay.paste(legend, (0, picture.height))
+    return overlay
+
+
+def _zoom(size: tuple[int, ...]) -> float:
+    longest = max(size)
+    if longest > LARGEST_SIDE:
+        return LARGEST_SIDE / longest
+    return float(min(LARGEST_ZOOM, math.ceil(SMALLEST_SIDE / longest)))
+
+
+def _outlined(segmentation: Segmentation, zoom: float) -> Image.Image:
+    height, width = (max(1, round(side * zoom)) for side in segmentation.classes.shape)
+    image = Image.fromarray(segmentation.picture).resize((width, height), Image.Resampling.BICUBIC)
+    for tissue_class in NUCLEUS_CLASSES:
+        polygons = [n.polygon for n in segmentation.nuclei if n.tissue_class == tissue_class]
+        if polygons:
+            image.paste(tissue_class.color, mask=_lines(polygons, zoom, image.size))
+    return image
+
+
+def _lines(polygons: list[npt.NDArray[np.float64]], zoom: float, size: tuple[int, int]) -> Image.Image:
+    """Coverage of the polygons' outlines, an "L" image of ``size``."""
+    large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
+    pen = ImageDraw.Draw(large)
+    for polygon in polygons:
+        points = [tuple(point) for point in (polygon * (zoom * SUPERSAMPLING) - 0.5).tolist()]
+        pen.line(points + points[1:2], fill=255, width=round(OUTLINE * SUPERSAMPLING), joint="curve")
+    return large.reduce(SUPERSAMPLING)
+
+
+def _legend(segmentation: Segmentation, zoom: float, width: int) -> Image.Image:
+    """A strip at least ``width`` wide: one entry a class, wrapped into rows, and the scale bar."""
+    font = ImageFont.load_default(TEXT)
+    entries = [(c, _entry(segmentation, c)) for c in NUCLEUS_CLASSES]
+    column = max(round(font.getlength(text)) for _, text in entries) + 3 * TEXT
+    width = max(width, column + TEXT)
+    per_row = max(1, (width - TEXT) // column)
+    bar_um, bar_px = _bar(segmentation.mpp / zoom, width)
+    rows = -(-len(entries) // per_row)
+    legend = Image.new("RGB", (width, (2 * rows + 4) * TEXT), PAPER)
+    pen = ImageDraw.Draw(legend)
+    for index, (tissue_class, text) in enumerate(entries):
+        row, place = divmod(index, per_row)
+        taught = tissue_class.name in segmentation.counts
+        _draw_entry(pen, (TEXT + place * column, (2 * row + 1) * TEXT), tissue_class, text, font, taught)
+    _draw_bar(pen, ((2 * rows + 1) * TEXT), bar_px, f"{bar_um} microns", font)
+    return legend
+
+
+def _entry(segmentation: Segmentation, tissue_class: TissueClass) -> str:
+    count = segmentation.counts.get(tissue_class.name)
+    return f"{tissue_class.name}: not taught" if count is None else f"{tissue_class.name}: {count:,}"
+
+
+def _draw_entry(
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], tissue_class: TissueClass, text: str, font: Font, taught: bool
+) -> None:
+    x, y = at
+    box = (x, y, x + TEXT, y + TEXT)
+    if taught:
+        pen.rectangle(box, outline=tissue_class.color, width=TEXT // 5)
+    else:
+        pen.line((x, y + TEXT // 2, x + TEXT, y + TEXT // 2), fill=FAINT, width=2)
+    pen.text((x + 1.5 * TEXT, y + TEXT / 2), text, fill=INK if taught else FAINT, font=font, anchor="lm")
+
+
+def _bar(um_per_pixel: float, width: int) -> tuple[int, int]:
+    """Length of the scale bar in µm and pixels: the longest round one up to a quarter of ``width``."""
+    fitting = [um for um in BAR_LENGTHS_UM if um / um_per_pixel <= width / 4]
+    length = fitting[-1] if fitting else BAR_LENGTHS_UM[0]
+    return length, round(length / um_per_pixel)
+
+
+def _draw_bar(pen: ImageDraw.ImageDraw, y: int, length: int, text: str, font: Font) -> None:
+    pen.rectangle((TEXT, y + TEXT // 3, TEXT + length, y + 2 * TEXT // 3), fill=INK)
+    pen.text((2 * TEXT + length, y + TEXT / 2), text, fill=INK, font=font, anchor="lm")
