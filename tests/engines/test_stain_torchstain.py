@@ -56,7 +56,7 @@ def test_agrees_on_every_shared_tile(torchstain: Normalize) -> None:
 
 
 def test_agrees_on_glass_that_has_no_density(torchstain: Normalize) -> None:
-    """Level 239 maps to exactly 240 whatever the stains: on a slide of such glass one rounding would be every pixel's."""
+    """Level 239 maps to exactly 240 whatever the stains: on such glass one rounding would be every pixel's."""
     tile = np.full((256, 256, 3), 239, np.uint8)
     tile[:80, :192] = dsb_tiles()[0][:80]
     assert estimate(tile).status is StainStatus.OK
