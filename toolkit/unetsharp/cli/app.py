@@ -7,6 +7,7 @@ import typer
 from unetsharp.cli.build_engine import build_engine
 from unetsharp.cli.command import command
 from unetsharp.cli.doctor import doctor
+from unetsharp.cli.evaluate import evaluate
 from unetsharp.cli.inspect import inspect
 from unetsharp.cli.train import train
 
@@ -43,6 +44,7 @@ def _root(
 # Command modules are light: what a command needs is imported when it runs.
 COMMANDS: tuple[tuple[str, object], ...] = (
     ("train", train),
+    ("evaluate", evaluate),
     ("build-engine", build_engine),
     ("inspect", inspect),
     ("doctor", doctor),
