@@ -6,6 +6,7 @@ import typer
 
 from unetsharp.cli.build_engine import build_engine
 from unetsharp.cli.command import command
+from unetsharp.cli.data import data
 from unetsharp.cli.doctor import doctor
 from unetsharp.cli.evaluate import evaluate
 from unetsharp.cli.inspect import inspect
@@ -52,6 +53,7 @@ COMMANDS: tuple[tuple[str, object], ...] = (
 
 for _name, _function in COMMANDS:
     app.command(_name)(command(_function))  # type: ignore[arg-type]
+app.add_typer(data)
 
 
 def main() -> None:

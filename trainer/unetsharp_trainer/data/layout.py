@@ -14,7 +14,7 @@ from pathlib import Path
 from unetsharp_engines.errors import InputError
 from unetsharp_trainer.data.arrays import Source, members
 
-__all__ = ["EXPECTED", "FoldFiles", "find_folds"]
+__all__ = ["EXPECTED", "FoldFiles", "complete_fold", "find_arrays", "find_folds"]
 
 EXPECTED = "Fold 1/images/fold1/{images,types}.npy and Fold 1/masks/fold1/masks.npy"
 """The released layout, as error messages show it."""
@@ -48,6 +48,14 @@ def find_folds(root: Path) -> dict[int, FoldFiles]:
 
     Raises InputError where ``root`` holds no fold, where a fold lacks an array, or where an array is there twice.
     """
+    return {number: complete_fold(number, arrays) for number, arrays in find_arrays(root).items()}
+
+
+def find_arrays(root: Path) -> dict[int, dict[str, Source]]:
+    """What there is of each fold below ``root``: role (images, masks, types, ignore) to source, by fold number.
+
+    Raises InputError where ``root`` holds nothing of any fold, or an array is there twice.
+    """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds {EXPECTED}")
     found: dict[int, dict[str, Source]] = {}
@@ -58,7 +66,17 @@ def find_folds(root: Path) -> dict[int, FoldFiles]:
                 _add(found.setdefault(number, {}), role, source)
     if not found:
         raise InputError(f"{root}: no PanNuke fold; looked for {EXPECTED}, saw {_listing(root)}")
-    return {number: _complete(number, found[number], root) for number in sorted(found)}
+    return dict(sorted(found.items()))
+
+
+def complete_fold(number: int, arrays: dict[str, Source]) -> FoldFiles:
+    """The files of fold ``number`` from what was found of it. Raises InputError where images, masks or types lack."""
+    missing = [role for role in ("images", "masks", "types") if role not in arrays]
+    if missing:
+        seen = ", ".join(map(str, arrays.values()))
+        looked = " and ".join(f"{role}.npy" for role in missing)
+        raise InputError(f"fold {number}: no {looked}; saw {seen}; the released layout is {EXPECTED}")
+    return FoldFiles(number=number, **arrays)
 
 
 def _array_files(root: Path) -> Iterator[Path]:
@@ -88,15 +106,6 @@ def _add(fold: dict[str, Source], role: str, source: Source) -> None:
     if role in fold:
         raise InputError(f"{fold[role]} and {source} are both {role} of one fold; keep one of them")
     fold[role] = source
-
-
-def _complete(number: int, fold: dict[str, Source], root: Path) -> FoldFiles:
-    missing = [role for role in ("images", "masks", "types") if role not in fold]
-    if missing:
-        seen = ", ".join(str(source) for source in fold.values()) or _listing(root)
-        looked = " and ".join(f"{role}.npy" for role in missing)
-        raise InputError(f"fold {number} in {root}: no {looked}; saw {seen}; the released layout is {EXPECTED}")
-    return FoldFiles(number=number, **fold)
 
 
 def _listing(folder: Path) -> str:

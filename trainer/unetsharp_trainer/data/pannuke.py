@@ -58,7 +58,7 @@ class Fold:
         if levels.dtype == np.uint8:
             return np.array(levels, dtype=np.uint8)  # a copy: the map is read-only
         low, high = float(levels.min()), float(levels.max())
-        if not 0 <= low <= high <= 255:  # NaN fails too
+        if not 0 <= low <= high <= 255 or (levels.dtype.kind == "f" and 0 < high <= 1):  # NaN fails too
             raise InputError(
                 f"{self.files.images}: patch {index} has levels {low:g} to {high:g}, not 0 to 255; {_CHECK}"
             )
