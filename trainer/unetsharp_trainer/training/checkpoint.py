@@ -14,6 +14,7 @@ from unetsharp_engines.files import replacing
 __all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
 
 VERSION = 1
+_PARTS = {"version", "fingerprint", "model", "optimizer", "random", "progress"}
 
 
 @dataclass(kw_only=True)
@@ -76,7 +77,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such checkpoint; run without --resume to begin") from error
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise InputError(f"{path}: no checkpoint of `unetsharp train`; run without --resume to begin anew") from error
-    if not isinstance(state, dict) or state.get("version") != VERSION:
+    if not isinstance(state, dict) or state.get("version") != VERSION or state.keys() != _PARTS:
         raise InputError(f"{path}: not a checkpoint of this version; run without --resume to begin anew")
     return state
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 __all__ = ["World", "joined"]
 
@@ -28,6 +28,12 @@ class World:
     def leads(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's buffers: each has gathered BatchNorm statistics from its own batches."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, 0)
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Sum of ``values`` over all processes; counts below 2⁵³ add up exactly, in any order."""

@@ -26,7 +26,7 @@ from unetsharp_trainer.training.sampling import EpochSampler, PatchSource, Train
 from unetsharp_trainer.training.settings import Recipe, TrainSettings
 from unetsharp_trainer.training.validation import validate
 
-__all__ = ["CHECKPOINT", "Loop", "begin_phase"]
+__all__ = ["CHECKPOINT", "Loop", "accumulate", "begin_phase"]
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -126,17 +126,9 @@ class Loop:
         progress.loss_sum = float(loss_sum)
 
     def _step(self, replica: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], passes: int) -> Tensor:
-        """One optimizer step on the mean gradient of ``passes`` batches; returns the sum of their losses."""
-        device, total = self.world.device, torch.zeros((), dtype=torch.float64, device=self.world.device)
+        """One optimizer step on the gradient of ``passes`` batches; returns the sum of their losses."""
         self.optimizer.zero_grad()
-        for number in range(passes):
-            images, targets = next(batches)
-            with _unsynced(replica) if number + 1 < passes else nullcontext():
-                with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
-                    logits = replica(to_input(images, device))
-                loss = self.loss(logits, targets.to(device, non_blocking=True))
-                (loss / passes).backward()
-            total += loss.detach()
+        total = accumulate(replica, self.loss, batches, passes, self.world.device, self.precision)
         step(self.optimizer)
         return total
 
@@ -148,11 +140,12 @@ class Loop:
 
     def _end_epoch(self) -> None:
         progress, recipe = self.progress, self.settings.recipe
-        loss = self.world.total(np.array([progress.loss_sum]))[0] / (self.sampler.batches * self.world.size)
+        loss = float(self.world.total(np.array([progress.loss_sum]))[0]) / (self.sampler.batches * self.world.size)
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {loss} in epoch {progress.epoch + 1}; take a lower --lr than {recipe.learning_rate}"
             )
+        self.world.share_buffers(self.model)
         matrix, valid_loss = self._validate()
         images = self.sampler.batches * recipe.batch * self.world.size
         progress.history.append(
@@ -207,6 +200,31 @@ class Loop:
             path = self.settings.out / CHECKPOINT
             save_checkpoint(path, self.model, self.optimizer, self.progress, self.settings.fingerprint())
         self._saved_at = time.monotonic()
+
+
+def accumulate(
+    model: nn.Module,
+    loss: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    passes: int,
+    device: torch.device,
+    precision: torch.dtype,
+) -> Tensor:
+    """Add the gradient of the mean loss of the next ``passes`` batches to ``model``; returns the losses' sum, float64.
+
+    Each batch's loss is its own: for a loss that is a mean over pixels the gradient is that of one large batch, for
+    Tversky's and Dice's ratios it is the mean of the batches' gradients. Processes average theirs after the last pass.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for number in range(passes):
+        images, targets = next(batches)
+        with _unsynced(model) if number + 1 < passes else nullcontext():
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                logits = model(to_input(images, device))
+            value = loss(logits, targets.to(device, non_blocking=True))
+            (value / passes).backward()
+        total += value.detach()
+    return total
 
 
 def _unsynced(replica: nn.Module) -> Any:

@@ -111,4 +111,4 @@ def to_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _tensor(array: Bytes) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))  # patches are read-only maps
