@@ -295,6 +295,14 @@ def test_spelt_out_mish_holds_at_the_ends_of_single_precision():
     np.testing.assert_allclose(y, wanted, rtol=1e-6, atol=2e-6)
 
 
+def test_mish_in_half_precision_keeps_its_softplus():
+    before = model(
+        [node("Cast", "image", "half", to=TensorProto.FLOAT16), node("Softplus", "half", "o")], {}, (2, 3, 3)
+    )
+    before.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    abstains(before, "softplus-by-exp-log", "1 are not float32")
+
+
 # Constant channels
 
 

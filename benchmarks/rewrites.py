@@ -1,0 +1,199 @@
+"""What each graph rewrite is worth on ONNX Runtime's CPU provider, alone and together, beside the plain export.
+
+    unetsharp export WEIGHTS --no-rewrite -o paper.onnx        # of any weights: time does not depend on them
+    python benchmarks/rewrites.py paper.onnx edge.onnx --out benchmarks/results/rewrites_cpu.json
+
+All variants of a model are loaded at once and take turns, image by image, in an order drawn anew each round: whatever
+else the machine does, it does to all. Time is the process's processor time on one thread, which leaves out waiting for
+a busy core. A ratio is the plain network's time over the variant's in the same round; the median over the rounds is
+reported, with its quartiles. A tail-less variant's time includes `rewrites.finish`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from unetsharp_engines.contract import INPUT_NAME
+from unetsharp_engines.files import replacing
+from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
+from unetsharp_engines.rewrites import DEFAULT, PASSES, PORTABLE, TAIL_KEY, HeadTail, RewriteReport, finish, rewrite
+
+Runner = Callable[[np.ndarray], np.ndarray]
+
+FAST = DEFAULT["onnxruntime"]
+SETS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "plain again": (),
+    **{name: (name,) for name in PASSES},
+    "portable set": PORTABLE,
+    "onnxruntime's set": FAST,
+    "onnxruntime's set and merge-gates": (*FAST, "merge-gates"),
+    "onnxruntime's set, tail-less": tuple("tailless-head" if n == "head-low-resolution" else n for n in FAST),
+}
+
+
+@dataclass
+class Variant:
+    """One way to run the network, and how long it took."""
+
+    run: Runner
+    report: RewriteReport
+    seconds: list[float]
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, help="plain exports")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--rounds", type=int, default=15, help="turns that each variant takes")
+    parser.add_argument("--only", nargs="*", choices=SETS, default=list(SETS)[1:], help="variants beside plain")
+    arguments = parser.parse_args()
+    start = evidence()
+    models = [measured(path, arguments.only, arguments.rounds) for path in arguments.models]
+    report = {**start, "load_average_after": os.getloadavg(), "rounds": arguments.rounds, "models": models}
+    with replacing(arguments.out) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    print("\n\n".join(table(model) for model in models))
+
+
+def evidence() -> dict[str, Any]:
+    """What was run, where and on how busy a machine."""
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "load_average_before": os.getloadavg(),
+        "onnxruntime": version("onnxruntime"),
+    }
+
+
+def measured(path: Path, names: Sequence[str], rounds: int) -> dict[str, Any]:
+    """All variants of one model, as the JSON has them."""
+    model = onnx.load(path)
+    image = np.random.default_rng(0).random(input_shape(model)).astype(np.float32)
+    made = {name: variant(model, SETS[name]) for name in ["plain", *names]}
+    variants = {name: v for name, v in made.items() if has_sites(v) or not SETS[name]}
+    worst = {name: float(np.abs(v.run(image) - variants["plain"].run(image)).max()) for name, v in variants.items()}
+    take_turns(list(variants.values()), image, rounds)
+    plain = variants["plain"]
+    info = ModelInfo.from_json(metadata(model)[METADATA_KEY], source=str(path))
+    return {
+        "model": {"name": info.name, "encoder": info.encoder, "width": info.width, "input": image.shape},
+        "cost_before": asdict(plain.report.before),
+        "batchnorm_share_of_plain_time": batchnorm_share(model, image),
+        "no_sites": {name: v.report.passes[0].note for name, v in made.items() if name not in variants},
+        "variants": {name: summary(v, plain) | {"max_difference": worst[name]} for name, v in variants.items()},
+    }
+
+
+def variant(model: onnx.ModelProto, names: Sequence[str]) -> Variant:
+    """``model`` with the rewrites ``names``, ready to run."""
+    rewritten, report = rewrite(model, names)
+    session = onnxruntime.InferenceSession(rewritten.SerializeToString(), options())
+    tail = metadata(rewritten).get(TAIL_KEY)
+
+    def run(image: np.ndarray) -> np.ndarray:
+        (output,) = session.run(None, {INPUT_NAME: image})
+        return finish(output, HeadTail.from_json(tail, source="the variant")) if tail else output
+
+    return Variant(run=run, report=report, seconds=[])
+
+
+def has_sites(one: Variant) -> bool:
+    """Whether any of its rewrites acted."""
+    return any(done.sites for done in one.report.passes)
+
+
+def take_turns(variants: list[Variant], image: np.ndarray, rounds: int) -> None:
+    """Time each variant once a round, after one run to warm up."""
+    for one in variants:
+        one.run(image)
+    for _ in range(rounds):
+        for one in random.sample(variants, len(variants)):
+            start = time.process_time()
+            one.run(image)
+            one.seconds.append(time.process_time() - start)
+
+
+def summary(one: Variant, plain: Variant) -> dict[str, Any]:
+    """Time, ratio to the plain network, what was done and what it costs."""
+    ratios = [before / after for before, after in zip(plain.seconds, one.seconds, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {
+        "ms_median": round(statistics.median(one.seconds) * 1e3, 2),
+        "ms_least": round(min(one.seconds) * 1e3, 2),
+        "ratio_to_plain": round(middle, 3),
+        "ratio_quartiles": [round(low, 3), round(high, 3)],
+        "gmacs": round(one.report.after.macs / 1e9, 3),
+        "megabytes": round(one.report.after.bytes / 1e6, 1),
+        "passes": {p.name: {"sites": len(p.sites), "note": p.note} for p in one.report.passes},
+    }
+
+
+def batchnorm_share(model: onnx.ModelProto, image: np.ndarray) -> float:
+    """Share of the plain network's kernel time that BatchNormalization takes: the most that constant channels, which
+    would absorb those that cannot be folded, could save."""
+    profiled = options()
+    profiled.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        profiled.profile_file_prefix = f"{folder}/profile"
+        session = onnxruntime.InferenceSession(model.SerializeToString(), profiled)
+        for _ in range(4):
+            session.run(None, {INPUT_NAME: image})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("kernel_time")]
+    norms = sum(e["dur"] for e in kernels if e["args"]["op_name"] == "BatchNormalization")
+    return float(round(norms / sum(e["dur"] for e in kernels), 4))
+
+
+def options() -> onnxruntime.SessionOptions:
+    """ONNX Runtime's own defaults, on one thread."""
+    chosen = onnxruntime.SessionOptions()
+    chosen.intra_op_num_threads = 1
+    return chosen
+
+
+def input_shape(model: onnx.ModelProto) -> list[int]:
+    """The input's shape, with a batch of one."""
+    _, *rest = model.graph.input[0].type.tensor_type.shape.dim
+    return [1, *(d.dim_value for d in rest)]
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """``metadata_props`` as a dictionary."""
+    return {p.key: p.value for p in model.metadata_props}
+
+
+def table(model: dict[str, Any]) -> str:
+    """The variants as Markdown."""
+    rows = [
+        f"| {name} | {v['ms_median']:.1f} | {v['ratio_to_plain']:.2f} ({v['ratio_quartiles'][0]:.2f}–"
+        f"{v['ratio_quartiles'][1]:.2f}) | {v['gmacs']:.2f} | {v['megabytes']:.0f} | {v['max_difference']:.0e} |"
+        for name, v in model["variants"].items()
+    ]
+    title = f"{model['model']} BatchNorm {model['batchnorm_share_of_plain_time']:.1%} of the plain network's time"
+    head = "| variant | ms | ratio (quartiles) | GMAC | MB | max difference |\n| --- | --- | --- | --- | --- | --- |"
+    return "\n".join([title, head, *rows])
+
+
+if __name__ == "__main__":
+    main()
