@@ -7,8 +7,11 @@ import typer
 from unetsharp.cli.build_engine import build_engine
 from unetsharp.cli.command import command
 from unetsharp.cli.data import data
+from unetsharp.cli.demo import demo
 from unetsharp.cli.doctor import doctor
 from unetsharp.cli.evaluate import evaluate
+from unetsharp.cli.export import export
+from unetsharp.cli.infer import infer
 from unetsharp.cli.inspect import inspect
 from unetsharp.cli.train import train
 
@@ -44,9 +47,12 @@ def _root(
 
 # Command modules are light: what a command needs is imported when it runs.
 COMMANDS: tuple[tuple[str, object], ...] = (
+    ("demo", demo),
     ("train", train),
     ("evaluate", evaluate),
+    ("export", export),
     ("build-engine", build_engine),
+    ("infer", infer),
     ("inspect", inspect),
     ("doctor", doctor),
 )

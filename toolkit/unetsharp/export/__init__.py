@@ -1,1 +1,1 @@
-"""From weights to ONNX: exported, checked against PyTorch, in the precision that is to be computed in."""
+"""From weights to ONNX: tracing, precision, comparison with PyTorch, and PyTorch itself as a runtime."""

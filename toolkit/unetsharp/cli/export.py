@@ -1,0 +1,64 @@
+"""``unetsharp export``: weights → ONNX."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unetsharp.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from unetsharp.export.exporter import ExportReport
+
+
+def export(
+    weights: Annotated[
+        Path, typer.Argument(metavar="WEIGHTS", help="Weights (.safetensors) that `unetsharp train` wrote.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.onnx", help="File to write.")],
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|fp16", help="fp16 halves the file; its input and output stay float32.")
+    ] = "fp32",
+    size: Annotated[
+        int, typer.Option(metavar="PX", help="Side of the tiles it takes: a multiple of 32, at most 384.")
+    ] = 256,
+    opset: Annotated[int, typer.Option(metavar="N", help="ONNX opset, 17 to 20; 17 parses from TensorRT 8.6 on.")] = 17,
+    output: Output,
+) -> None:
+    """Export weights to ONNX, and compare it with PyTorch before it is written.
+
+    The ONNX takes any number of tiles at once and carries what it is: classes, resolution, stain normalization and
+    the SHA-256 of its weights. One that differs from PyTorch is not written.
+
+    \b
+    Example:
+      unetsharp export weights.safetensors -o model.onnx
+    """
+    from unetsharp.export.exporter import ExportSettings, export_onnx
+
+    settings = ExportSettings(precision=precision, size=size, opset=opset)
+    report = export_onnx(weights, out, settings, output)
+    output.result(report.to_dict(), _summary(report))
+
+
+def _summary(report: "ExportReport") -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    seen, settings = report.comparison, report.settings
+    rows = {
+        "ONNX": f"{report.path}, {report.bytes / 1e6:.1f} MB",
+        "SHA-256": report.sha256,
+        "Network": f"{report.info.name}, {report.info.encoder}, width {report.info.width}",
+        "Form": f"{settings.precision}, opset {settings.opset}, N × 3 × {settings.size} × {settings.size}",
+        "Difference": f"at most {seen.max_difference:.2g} in a logit, allowed {report.bound:.2g} "
+        f"(logits reach {seen.largest_logit:.3g})",
+        "Same class": f"{seen.agreement:.4%} of pixels on {seen.tiles} tiles of a real slide, as PyTorch says",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, Text(value, overflow="fold"))
+    return table

@@ -1,0 +1,1 @@
+"""The whole path once, on the bundled picture, by the same commands a user types."""

@@ -1,0 +1,149 @@
+"""Weights → ONNX, compared with PyTorch before the file gets its name."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetsharp.cli.output import Output
+from unetsharp.export.comparison import Comparison, Gate, compare, sample_tiles
+from unetsharp.export.precision import to_fp16
+from unetsharp.export.torch_runtime import TorchRuntime
+from unetsharp.export.tracing import trace
+from unetsharp_engines import __version__
+from unetsharp_engines.contract import CLASSES, MAX_SIDE, SIDE_MULTIPLE, TILE
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.files import replacing, sha256_of
+from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["GATES", "OPSETS", "ExportReport", "ExportSettings", "export_onnx"]
+
+OPSETS = range(17, 21)
+"""ONNX opsets that can be written: 17 parses from TensorRT 8.6 on; the exporter ends at 20."""
+
+GATES: Mapping[str, Gate] = {
+    "fp32": Gate(max_difference=1e-4, agreement=0.999),
+    "fp16": Gate(max_difference=0.02, agreement=0.995),
+}
+"""By precision: what the ONNX must hold against PyTorch in float32. Pixels whose two best classes are within rounding
+of each other may change sides, hence no agreement of 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """How to write the ONNX. Raises InputError for values that cannot be."""
+
+    precision: str = "fp32"
+    """``fp32``, or ``fp16``: float16 weights and arithmetic between a float32 input and output."""
+    size: int = TILE
+    """Side of the square tiles it takes, pixels."""
+    opset: int = OPSETS.start
+
+    def __post_init__(self) -> None:
+        if self.precision not in GATES:
+            raise InputError(f"--precision {self.precision}: wanted one of {', '.join(GATES)}")
+        if self.size % SIDE_MULTIPLE or not 0 < self.size <= MAX_SIDE:
+            raise InputError(
+                f"--size {self.size}: wanted a multiple of {SIDE_MULTIPLE} up to {MAX_SIDE}, such as {TILE}"
+            )
+        if self.opset not in OPSETS:
+            raise InputError(f"--opset {self.opset}: wanted {OPSETS.start} to {OPSETS.stop - 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was written and how it was found to be."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    settings: ExportSettings
+    info: ModelInfo
+    comparison: Comparison
+    bound: float
+    """Of ``comparison.max_difference``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Output) -> ExportReport:
+    """Write the network of ``weights`` to ``path`` as ONNX, unless it differs from PyTorch.
+
+    Raises InputError for unfit weights or path, MissingCapabilityError without PyTorch or onnxsim, GateFailedError
+    where the ONNX, run by ONNX Runtime on the CPU, misses its gate; there is no file then.
+    """
+    _check_path(path)
+    with TorchRuntime(weights, device="cpu") as reference:
+        output.say(f"Tracing {reference.info.name}: {reference.info.encoder}, width {reference.info.width}")
+        traced = trace(reference.network, size=settings.size, opset=settings.opset)
+        model = to_fp16(traced) if settings.precision == "fp16" else traced
+        info = dataclasses.replace(reference.info, tile=settings.size, tool_version=__version__)
+        _describe(model, info)
+        content = model.SerializeToString()
+        output.say("Comparing it with PyTorch on tiles of a real slide")
+        seen = _compared(reference, content, settings)
+    _write(path, content)
+    return ExportReport(
+        path=path,
+        sha256=sha256_of(path),
+        bytes=len(content),
+        settings=settings,
+        info=info,
+        comparison=seen,
+        bound=GATES[settings.precision].bound(seen),
+    )
+
+
+def _compared(reference: TorchRuntime, content: bytes, settings: ExportSettings) -> Comparison:
+    from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
+
+    with OnnxRuntime(content) as candidate:
+        seen = compare(reference, candidate, sample_tiles(settings.size))
+    GATES[settings.precision].check(seen, f"the {settings.precision} ONNX")
+    return seen
+
+
+def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
+    """Store ``info`` for programs, and what people look for when they open the file in a viewer."""
+    import onnx
+
+    described = {
+        METADATA_KEY: info.to_json(),
+        "classes": ", ".join(f"{c.channel} {c.name}" for c in CLASSES),
+        "resolution": f"{info.mpp} µm per pixel",
+        "stain_normalization": _stain(info),
+        "input": "RGB, uint8 level / 255, no mean and standard deviation; float32 [N, 3, H, W]",
+        "output": "logits before the softmax; float32 [N, 6, H, W]",
+        "weights_sha256": info.weights_sha256,
+    }
+    onnx.helper.set_model_props(model, described)
+    model.producer_name, model.producer_version = "unetsharp", __version__
+
+
+def _stain(info: ModelInfo) -> str:
+    from unetsharp_engines.stain.target import TARGET_MAX_CONCENTRATIONS, TARGET_STAINS
+
+    if info.stain == "none":
+        return "none"
+    return f"{info.stain}, to stains {TARGET_STAINS.tolist()}, concentrations {TARGET_MAX_CONCENTRATIONS.tolist()}"
+
+
+def _check_path(path: Path) -> None:
+    if path.suffix != ".onnx":
+        raise InputError(f"-o {path}: wanted a name that ends in .onnx")
+    if path.is_dir():
+        raise InputError(f"-o {path}: is a folder; wanted a file name in it")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"-o {path}: cannot be written there ({error.strerror})") from error

@@ -1,0 +1,69 @@
+"""PyTorch as a runtime: the reference that every other form of the network is compared with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from unetsharp_engines.errors import MissingCapabilityError
+from unetsharp_engines.model_info import ModelInfo
+from unetsharp_engines.runtimes.base import Runtime, network_input
+from unetsharp_engines.stain import StainPlan
+
+if TYPE_CHECKING:
+    from unetsharp_trainer.network import UNetSharp
+
+__all__ = ["TorchRuntime"]
+
+
+class TorchRuntime(Runtime):
+    """A weights file run by PyTorch in float32, TF32 off, on the CPU or a GPU."""
+
+    def __init__(self, weights: Path, *, device: Literal["auto", "cpu", "cuda"] = "auto") -> None:
+        """Load ``weights``; ``auto`` takes the GPU where there is one.
+
+        Raises InputError where the file is no weights of unetsharp, MissingCapabilityError without PyTorch or, asked
+        for ``cuda``, without a GPU that it sees.
+        """
+        network, info = _load(weights)
+        import torch
+
+        self._device = _chosen(device)
+        self.network: UNetSharp = network.to(self._device)
+        """The network, in evaluation mode."""
+        name = torch.cuda.get_device_name() if self._device == "cuda" else "cpu"
+        super().__init__(info=info, name="torch", version=torch.__version__, device=name)
+
+    def close(self) -> None:
+        """Free the network's memory."""
+        self.__dict__.pop("network", None)
+
+    def _logits(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.float32]:
+        import torch
+
+        x_NCHW = torch.from_numpy(network_input(tiles_NHWC, stain)).to(self._device)
+        exact: Any = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
+            logits: npt.NDArray[np.float32] = self.network(x_NCHW).cpu().numpy()
+        return logits
+
+
+def _load(weights: Path) -> "tuple[UNetSharp, ModelInfo]":
+    try:
+        from unetsharp_trainer.network import load_weights
+    except ModuleNotFoundError as error:
+        raise MissingCapabilityError(
+            f"{weights}: to run weights, {error.name} is missing: pip install 'unetsharp[export]'; ONNX runs without"
+        ) from error
+    return load_weights(weights)
+
+
+def _chosen(device: Literal["auto", "cpu", "cuda"]) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingCapabilityError("PyTorch sees no GPU here (`unetsharp doctor` says more); run on the CPU")
+    return device
