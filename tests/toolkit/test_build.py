@@ -117,6 +117,23 @@ def test_gpus_it_cannot_build_for_are_refused_with_those_it_can(source: Path, tm
 
 
 @pytest.mark.usefixtures("rtx")
+def test_turing_together_with_others_is_built_with_a_warning(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for targets in (("sm75",), ("sm75", "sm86")):
+        options = BuildOptions(runtime="tensorrt-rtx", targets=targets)
+        assert build_bundle(source, tmp_path / "b", options, QUIET).manifest.engines[0].targets == targets
+        assert ("sm75 (Turing)" in capsys.readouterr().err) is (len(targets) > 1)
+
+
+def test_a_bundle_can_be_built_again_from_its_own_onnx(source: Path, tmp_path: Path) -> None:
+    options = BuildOptions(runtime="onnxruntime")
+    first = build_bundle(source, tmp_path / "b", options, QUIET)
+    again = build_bundle(first.root / "model.onnx", first.root, options, QUIET)
+    assert again.manifest.onnx == first.manifest.onnx
+
+
+@pytest.mark.usefixtures("rtx")
 def test_a_node_that_the_parser_does_not_know_is_named(tmp_path: Path) -> None:
     model = tiny_onnx()
     node = next(n for n in model.graph.node if n.name == "mish")
@@ -175,6 +192,7 @@ def test_onnxruntime_bundles_hold_the_onnx_alone(source: Path, tmp_path: Path) -
         ({"batch": (4, 2, 8)}, "MIN ≤ OPT ≤ MAX"),
         ({"batch": (0, 1, 2)}, "MIN ≤ OPT ≤ MAX"),
         ({"level": 9}, "0 to 5"),
+        ({"timing_cache": Path()}, "a folder; name a file"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(source: Path, tmp_path: Path, options: Any, says: str) -> None:

@@ -76,7 +76,7 @@ def test_a_replacement_that_fails_leaves_the_old_bundle(bundle: Bundle, monkeypa
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         written(bundle.root, engine=b"vtrt, another")
     assert open_bundle(bundle.root).manifest == manifest_of()
     assert [path.name for path in bundle.root.parent.iterdir()] == ["bundle"]
@@ -250,7 +250,7 @@ JSON = st.recursive(
 
 
 @given(value=JSON, data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_value_in_a_manifest_gets_past_input_error(bundle: Bundle, value: Any, data: st.DataObject) -> None:
     """Any field, replaced by anything: the manifest is read, or refused as a mistake; nothing else is raised."""
     fields = json.loads(json.dumps(manifest_of().to_dict()))

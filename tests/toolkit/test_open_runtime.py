@@ -142,3 +142,14 @@ def test_without_a_model_the_shipped_network_runs_and_says_so() -> None:
     tile = np.full((1, runtime.info.tile, runtime.info.tile, 3), 230, np.uint8)
     assert runtime.labels(tile, PLAIN).shape == (1, runtime.info.tile, runtime.info.tile)
     assert "edge-sized weights that ship with unetsharp" in said.lines[0]
+
+
+def test_weights_run_on_torch() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'unetsharp[export]'")
+    weights = files("unetsharp") / "assets" / "edge.safetensors"
+    if not weights.is_file():
+        pytest.skip("the edge-sized weights are not in this checkout")
+    said = Said()
+    assert open_runtime(Path(str(weights)), output=said).name == "torch"
+    assert said.lines[0].startswith("Runtime: PyTorch ")
+    assert said.lines[0].endswith("since the model is weights")

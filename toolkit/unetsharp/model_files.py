@@ -40,8 +40,11 @@ def kind_of(path: Path) -> ModelKind:
 
 
 def _kind_of_file(path: Path) -> ModelKind:
-    with path.open("rb") as file:
-        head = file.read(9)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if head[:4] in ENGINE_MAGICS:
         return ModelKind.ENGINE
     # safetensors: the header's length in 8 bytes, then the header, which is a JSON object.

@@ -56,13 +56,9 @@ def _weights(path: Path, name: str, output: Output) -> Runtime:
         form = "an ONNX" if name == "onnxruntime" else "a bundle"
         then = "" if name == "onnxruntime" else ", then `unetsharp build-engine model.onnx -o bundle`"
         raise InputError(f"{path}: weights, and {name} runs {form}: `unetsharp export {path} -o model.onnx`{then}")
-    try:
-        from unetsharp.export.torch_runtime import TorchRuntime
-    except ModuleNotFoundError as error:
-        raise MissingCapabilityError(
-            f"{path}: to run weights, {error.name} is missing: pip install 'unetsharp[export]'; an ONNX runs without it"
-        ) from error
-    runtime: Runtime = TorchRuntime(path)
+    from unetsharp.export.torch_runtime import TorchRuntime
+
+    runtime = TorchRuntime(path)
     output.say(f"Runtime: PyTorch {runtime.version} on {runtime.device}, {_why(name, 'since the model is weights')}")
     return runtime
 

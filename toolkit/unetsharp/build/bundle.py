@@ -62,9 +62,17 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     """Write a bundle to folder ``root``, whole or not at all; one that is there is replaced whole.
 
     ``files`` holds the bytes of every file that ``manifest`` lists, by its path. Raises InputError as
-    `check_replaceable` does.
+    `check_replaceable` does, and where the disk does not take it.
     """
     check_replaceable(root)
+    try:
+        _write(root, manifest, files)
+    except OSError as error:
+        raise InputError(f"{root}: cannot be written ({error.strerror}); name a folder that can") from error
+    return open_bundle(root)
+
+
+def _write(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
         new = Path(temporary) / "new"
@@ -73,7 +81,6 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
             (new / path).write_bytes(content)
         (new / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=2) + "\n", encoding="utf-8")
         _swap(new, root, Path(temporary) / "old")
-    return open_bundle(root)
 
 
 def file_entry(path: str, content: bytes) -> FileEntry:

@@ -25,10 +25,11 @@ from typing import Any
 from unetsharp import machine
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 
-__all__ = ["RTX", "TENSORRT", "Flavour", "Loaded", "flavour_named", "load"]
+__all__ = ["RTX", "TENSORRT", "TURING", "Flavour", "Loaded", "flavour_named", "load"]
 
 _TARGET = re.compile(r"sm\d{2,3}")
-_TURING = "sm75"
+TURING = "sm75"
+"""NVIDIA advises an engine of its own for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ class Loaded:
                 raise InputError(
                     f"--target {target}: {self.label} builds for {', '.join(supported)} here; {self._elsewhere()}"
                 )
-        return tuple(dict.fromkeys(wanted)) or tuple(t for t in supported if self.flavour.autotunes or t != _TURING)
+        return tuple(dict.fromkeys(wanted)) or tuple(t for t in supported if self.flavour.autotunes or t != TURING)
 
     def _elsewhere(self) -> str:
         if self.flavour.autotunes:

@@ -9,7 +9,7 @@ from unetsharp import machine
 from unetsharp.build.builder import LEVELS, Plan, Profile, build_engine
 from unetsharp.build.bundle import Bundle, check_replaceable, file_entry, write_bundle
 from unetsharp.build.choice import Choice, choose
-from unetsharp.build.flavours import RTX, Loaded
+from unetsharp.build.flavours import RTX, TURING, Loaded
 from unetsharp.build.manifest import EngineEntry, Manifest
 from unetsharp.build.source import Source, read_source
 from unetsharp.cli.output import Output
@@ -44,6 +44,8 @@ class BuildOptions:
             raise InputError(f"--batch {smallest},{best},{largest}: wanted 1 ≤ MIN ≤ OPT ≤ MAX, such as 1,8,16")
         if self.level is not None and self.level not in LEVELS:
             raise InputError(f"--level {self.level}: TensorRT knows {LEVELS[0]} to {LEVELS[-1]}")
+        if self.timing_cache is not None and self.timing_cache.is_dir():
+            raise InputError(f"--timing-cache {self.timing_cache}: a folder; name a file")
 
 
 def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) -> Bundle:
@@ -80,6 +82,8 @@ def _engine(
     source: Source, loaded: Loaded, targets: tuple[str, ...], options: BuildOptions, output: Output
 ) -> tuple[EngineEntry, bytes]:
     precision = options.precision or "fp16"
+    if TURING in targets and len(targets) > 1:
+        output.warn(f"{TURING} (Turing) in one engine with newer GPUs slows those: better a bundle of its own")
     plan = Plan(
         name=str(source.path),
         onnx=_typed(source, precision),
@@ -127,14 +131,14 @@ def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineE
 
 
 def _write(root: Path, source: Source, options: BuildOptions, engines: tuple[tuple[EngineEntry, bytes], ...]) -> Bundle:
-    onnx = source.path.read_bytes()
     precision = (options.precision or "fp16") if engines else source.precision
     manifest = Manifest(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         tool_version=__version__,
         info=source.info,
         precision=precision,
-        onnx=file_entry(_ONNX_FILE, onnx),
+        onnx=file_entry(_ONNX_FILE, source.content),
         engines=tuple(entry for entry, _ in engines),
     )
-    return write_bundle(root, manifest, {_ONNX_FILE: onnx, **{entry.file.path: engine for entry, engine in engines}})
+    files = {_ONNX_FILE: source.content, **{entry.file.path: engine for entry, engine in engines}}
+    return write_bundle(root, manifest, files)

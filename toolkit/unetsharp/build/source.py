@@ -12,7 +12,7 @@ from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Source", "load_onnx", "read_source"]
+__all__ = ["Source", "parse_onnx", "read_file", "read_source"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,10 @@ class Source:
     """An ONNX that unetsharp exported."""
 
     path: Path
+    content: bytes
+    """The file's bytes."""
     model: "onnx.ModelProto"
+    """The same, parsed."""
     info: ModelInfo
     precision: str
     """``fp32``, ``fp16`` or ``int8``: what its tensors are."""
@@ -28,15 +31,26 @@ class Source:
     """[N, 3, H, W]; None where the dimension is free."""
 
 
-def load_onnx(path: Path) -> "onnx.ModelProto":
-    """Parse an ONNX file; tensors kept in other files are not read. Raises InputError if it is no ONNX."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
-
+def read_file(path: Path) -> bytes:
+    """The bytes of ``path``. Raises InputError where it is missing or cannot be read."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an ONNX file that `unetsharp export` wrote")
     try:
-        model = onnx.load(path, load_external_data=False)
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def parse_onnx(content: bytes, path: Path) -> "onnx.ModelProto":
+    """Parse the bytes of an ONNX file; ``path`` names it in the InputError that other bytes raise.
+
+    Tensors kept in other files are not read: a network of ours has none.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+
+    try:
+        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as error:
         raise InputError(f"{path}: not a whole ONNX file ({error}); export it again") from error
     if not model.graph.node:
@@ -46,12 +60,14 @@ def load_onnx(path: Path) -> "onnx.ModelProto":
 
 def read_source(path: Path) -> Source:
     """Read ``path`` and check that it is a network as the contract has it. Raises InputError."""
-    model = load_onnx(path)
+    content = read_file(path)
+    model = parse_onnx(content, path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:
         raise InputError(f"{path}: an ONNX without unetsharp's metadata; give one that `unetsharp export` wrote")
     return Source(
         path=path,
+        content=content,
         model=model,
         info=ModelInfo.from_json(metadata[METADATA_KEY], source=str(path)),
         precision=precision_of(model),

@@ -1,15 +1,15 @@
 """An ONNX file: its tensors, operations, precision, and what one tile costs."""
 
 import dataclasses
+import hashlib
 import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetsharp.build.source import load_onnx
+from unetsharp.build.source import parse_onnx, read_file
 from unetsharp.export.precision import precision_of
 from unetsharp_engines.contract import TILE
-from unetsharp_engines.files import sha256_of
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 
 if TYPE_CHECKING:
@@ -25,14 +25,15 @@ def facts_of(path: Path) -> dict[str, Any]:
     """
     import onnx
 
-    model = load_onnx(path)
+    content = read_file(path)
+    model = parse_onnx(content, path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     info = ModelInfo.from_json(metadata.pop(METADATA_KEY), source=str(path)) if METADATA_KEY in metadata else None
     formats = Counter(onnx.TensorProto.DataType.Name(t.data_type).lower() for t in model.graph.initializer)
     macs = _macs(model, info.tile if info else TILE)
     return {
-        "size": path.stat().st_size,
-        "sha256": sha256_of(path),
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
         "network": dataclasses.asdict(info) if info else None,
         "metadata": metadata,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
