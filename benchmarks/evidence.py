@@ -1,0 +1,43 @@
+"""What every result carries: what was run, from which commit, on what, with what."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["evidence"]
+
+ROOT = Path(__file__).parents[1]
+
+
+def evidence(what: str, packages: tuple[str, ...], sources: tuple[str, ...]) -> dict[str, Any]:
+    """``what`` was measured; versions of ``packages``; whether ``sources`` (paths in the repository) were changed."""
+    changed = _git("status", "--porcelain", "--", *sources)
+    return {
+        "what": what,
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": _git("rev-parse", "HEAD") + (" with changes" if changed else ""),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _cpu_name() -> str:
+    """The processor's own name where Linux tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
