@@ -3,6 +3,7 @@
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, PassReport, RewriteReport, rewrite
 from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE
 from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail, finish
+from unetsharp_engines.rewrites.tuning import tuned_for
 
 __all__ = [
     "DEFAULT",
@@ -16,4 +17,5 @@ __all__ = [
     "RewriteReport",
     "finish",
     "rewrite",
+    "tuned_for",
 ]

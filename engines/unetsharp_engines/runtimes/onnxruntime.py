@@ -9,6 +9,7 @@ import numpy.typing as npt
 from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
+from unetsharp_engines.rewrites import TAIL_KEY, TAPS_NAME, HeadTail, finish, tuned_for
 from unetsharp_engines.runtimes.base import Runtime, network_input
 from unetsharp_engines.stain import StainPlan
 
@@ -19,22 +20,25 @@ class OnnxRuntime(Runtime):
     """An exported network on ONNX Runtime's CPU provider.
 
     A network exported for one batch size serves every size: short batches are filled up. One exported for one side
-    takes only that side.
+    takes only that side. A tail-less one is finished here.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, tuned: bool = True) -> None:
         """Load ``model``, an ONNX file or its bytes; ``threads`` is how many cores it may use, all by default.
 
-        Raises InputError where it is no ONNX that unetsharp exported.
+        ``tuned`` networks, unless exported with ``--no-rewrite``, are given the exact rewrites that are fastest on
+        ONNX Runtime; others are run as the file has them. Raises InputError where it is no ONNX that unetsharp
+        exported.
         """
         import onnxruntime
 
         source = str(model) if isinstance(model, Path) else "the ONNX given as bytes"
-        self._session: Any = _session(model, source, threads)
+        self._session: Any = _session(_tuned(model) if tuned else model, source, threads)
+        self._tail = _tail(self._session, source)
         super().__init__(
             info=_info(self._session, source), name="onnxruntime", version=onnxruntime.__version__, device="cpu"
         )
-        self._input_NCHW = _input_shape(self._session, source)
+        self._input_NCHW = _input_shape(self._session, self._tail, source)
 
     def close(self) -> None:
         """Free the network's memory."""
@@ -54,8 +58,8 @@ class OnnxRuntime(Runtime):
         return self._run(np.pad(x_NCHW, ((0, missing), (0, 0), (0, 0), (0, 0))))[: len(x_NCHW)]
 
     def _run(self, x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: x_NCHW})
-        return np.asarray(logits, np.float32)
+        (output,) = self._session.run(None, {INPUT_NAME: x_NCHW})
+        return np.asarray(output, np.float32) if self._tail is None else finish(output, self._tail)
 
     def _check_sides(self, tiles_NHWC: npt.NDArray[np.uint8], sides: list[int | str]) -> None:
         for seen, wanted in zip(tiles_NHWC.shape[1:3], sides, strict=True):
@@ -63,6 +67,13 @@ class OnnxRuntime(Runtime):
                 raise InputError(
                     f"tiles are {list(tiles_NHWC.shape)}; this ONNX was exported for {sides[0]} by {sides[1]} pixels"
                 )
+
+
+def _tuned(model: Path | bytes) -> Path | bytes:
+    """``model`` with the rewrites for ONNX Runtime; a missing file is left for ONNX Runtime to miss."""
+    if isinstance(model, Path) and not model.is_file():
+        return model
+    return tuned_for("onnxruntime", model if isinstance(model, bytes) else model.read_bytes())
 
 
 def _session(model: Path | bytes, source: str, threads: int | None) -> Any:
@@ -96,14 +107,21 @@ def _info(session: Any, source: str) -> ModelInfo:
     return ModelInfo.from_json(metadata[METADATA_KEY], source=source)
 
 
-def _input_shape(session: Any, source: str) -> list[int | str]:
+def _tail(session: Any, source: str) -> HeadTail | None:
+    """What is left to do behind the network; None if nothing is."""
+    text = session.get_modelmeta().custom_metadata_map.get(TAIL_KEY)
+    return HeadTail.from_json(text, source=source) if text else None
+
+
+def _input_shape(session: Any, tail: HeadTail | None, source: str) -> list[int | str]:
     """Shape of the input [N, 3, H, W]; free dimensions are their names. InputError if the tensors are not ours."""
     seen = [(t.name, t.type, t.shape) for t in (*session.get_inputs(), *session.get_outputs())]
-    wanted = [(INPUT_NAME, 3), (OUTPUT_NAME, len(CLASSES))]
+    output, channels = (OUTPUT_NAME, len(CLASSES)) if tail is None else (TAPS_NAME, tail.channels)
+    wanted = [(INPUT_NAME, 3), (output, channels)]
     fits = [(name, kind, len(shape), *shape[1:2]) for name, kind, shape in seen]
     if fits != [(name, "tensor(float)", 4, channels) for name, channels in wanted]:
         raise InputError(
             f"{source}: its tensors are {seen}; wanted float32 {INPUT_NAME} [N, 3, H, W] → "
-            f"{OUTPUT_NAME} [N, {len(CLASSES)}, H, W]"
+            f"{output} [N, {channels}, H, W]"
         )
     return list(session.get_inputs()[0].shape)
