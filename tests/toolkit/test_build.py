@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,18 @@ def test_an_engine_that_computes_in_fp16_was_built_from_fp16_tensors(source: Pat
             build_bundle(source, tmp_path / precision, options, QUIET)
     types = [{t.data_type for t in model.graph.initializer if t.name.startswith("w")} for model in given]
     assert types == [{onnx.TensorProto.FLOAT16}, {onnx.TensorProto.FLOAT}]
+
+
+@pytest.mark.usefixtures("rtx")
+def test_the_shipped_u_net_sharp_is_built(tmp_path: Path) -> None:
+    edge = Path(str(files("unetsharp"))) / "assets" / "edge.onnx"
+    if not edge.is_file():
+        pytest.skip("the edge-sized network is not in this checkout")
+    options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86", "sm89"))
+    bundle = build_bundle(edge, tmp_path / "bundle", options, QUIET)
+    assert bundle.manifest.info.name == "unetsharp-edge"
+    assert bundle.manifest.engines[0].profile["max"] == (16, 3, 256, 256)
+    assert bundle.manifest.engines[0].file.size > 1_000_000
 
 
 @pytest.mark.usefixtures("rtx", "no_gpu")

@@ -2,6 +2,7 @@
 # ruff: noqa: N802 - the CUDA driver's functions have their own names
 
 import importlib.metadata
+import importlib.util
 import io
 import json
 import platform
@@ -86,9 +87,17 @@ def test_for_what_is_missing_it_shows_the_command(monkeypatch: pytest.MonkeyPatc
     by_use = {(e["command"], e["does"]): e for e in abilities.what_works()}
     train = next(entry for (command, _), entry in by_use.items() if command == "train")
     assert (train["works"], train["get"]) == (False, "pip install 'unetsharp[train]'")
-    tensorrt = next(entry for (_, does), entry in by_use.items() if "for TensorRT, on" in str(does))
-    assert "an NVIDIA GPU with its driver" in tensorrt["missing"]  # type: ignore[operator]
     assert next(entry for (command, _), entry in by_use.items() if command == "inspect")["works"]
+
+
+@pytest.mark.parametrize(("installed", "gpu"), [(False, False), (False, True), (True, False), (True, True)])
+def test_tensorrt_wants_its_library_and_a_gpu(monkeypatch: pytest.MonkeyPatch, installed: bool, gpu: bool) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(machine, "gpus", lambda: ("a GPU",) if gpu else ())
+    entry = next(e for e in abilities.what_works() if "for TensorRT, on" in str(e["does"]))
+    lacks = [*([] if gpu else ["an NVIDIA GPU with its driver"]), *([] if installed else ["TensorRT"])]
+    assert (entry["works"], entry["missing"]) == (not lacks, lacks)
+    assert ("nvidia-jetpack" in str(entry["get"])) is not installed
 
 
 def test_a_package_that_does_not_load_is_said_to() -> None:

@@ -1,11 +1,13 @@
 """Which commands work here: each needs packages, which pyproject.toml groups in extras, and some need a GPU."""
 
 import importlib.metadata
+import importlib.util
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 
 from unetsharp import machine
+from unetsharp.build.flavours import TENSORRT
 
 __all__ = ["missing", "what_works"]
 
@@ -18,7 +20,8 @@ class _Need:
     does: str
     extra: str = ""
     """The extra that brings what it needs; empty is the plain install."""
-    needs_gpu: bool = False
+    tensorrt: bool = False
+    """Needs TensorRT proper, which on a Jetson no extra brings, and the GPU that the engine is for."""
 
 
 _COMMANDS = (
@@ -26,11 +29,12 @@ _COMMANDS = (
     _Need(command="infer", does="… with weights, on PyTorch", extra="export"),
     _Need(command="evaluate", does="score a network on PanNuke"),
     _Need(command="train", does="train a network", extra="train"),
-    _Need(command="data", does="check and preview training data", extra="train"),
+    _Need(command="data", does="check training data"),
+    _Need(command="data", does="… and preview what training sees", extra="train"),
     _Need(command="export", does="weights → ONNX", extra="export"),
     _Need(command="build-engine", does="ONNX → bundle for ONNX Runtime"),
     _Need(command="build-engine", does="… for TensorRT-RTX, on any machine", extra="rtx"),
-    _Need(command="build-engine", does="… for TensorRT, on the GPU it is for", extra="gpu", needs_gpu=True),
+    _Need(command="build-engine", does="… for TensorRT, on the GPU it is for", tensorrt=True),
     _Need(command="demo", does="the whole path on a bundled picture"),
     _Need(command="demo", does="… from the weights on, export and engine included", extra="export,rtx"),
     _Need(command="inspect", does="say what a file is"),
@@ -39,14 +43,15 @@ _COMMANDS = (
 
 def what_works() -> list[dict[str, str | bool | list[str]]]:
     """One entry a command or a way to use it: ``command``, ``does``, ``works``, ``missing`` and ``get`` (how)."""
-    gpu = bool(machine.gpus())
-    return [_entry(need, gpu) for need in _COMMANDS]
+    return [_entry(need) for need in _COMMANDS]
 
 
-def _entry(need: _Need, gpu: bool) -> dict[str, str | bool | list[str]]:
+def _entry(need: _Need) -> dict[str, str | bool | list[str]]:
     lacking = missing(need.extra)
     get = [f"pip install '{_DISTRIBUTION}{f'[{need.extra}]' if need.extra else ''}'"] if lacking else []
-    if need.needs_gpu and not gpu:
+    if need.tensorrt and importlib.util.find_spec(TENSORRT.module) is None:
+        lacking, get = [TENSORRT.name, *lacking], [TENSORRT.install, *get]
+    if need.tensorrt and not machine.gpus():
         lacking, get = ["an NVIDIA GPU with its driver", *lacking], ["a machine that has one", *get]
     return {
         "command": need.command,
