@@ -1,9 +1,10 @@
 """A whole training run: data, network, epochs, weights, and the page that shows what came of it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from unetsharp_engines.model_info import ModelInfo
 from unetsharp_trainer.data.augment import Augmentation, paper_augmentation
 from unetsharp_trainer.data.pannuke import UNKNOWN, Fold, open_folds, parse_folds
 from unetsharp_trainer.data.parallel import usable_cores
-from unetsharp_trainer.data.prepared import CACHE_NAME, PreparedFold, prepare
+from unetsharp_trainer.data.prepared import CACHE_NAME, PreparedFold, StainScope, prepare
 from unetsharp_trainer.data.wide_augment import wide_augmentation
 from unetsharp_trainer.network import UNetSharp, load_weights, save_weights
 from unetsharp_trainer.training.checkpoint import load_checkpoint
@@ -117,23 +118,35 @@ def _prepared(settings: TrainSettings, reporter: Reporter) -> _Data:
     missing = sorted(set(plan.all) - folds.keys())
     if missing:
         raise InputError(f"{settings.data}: no fold {missing[0]}; --folds can name {', '.join(map(str, folds))}")
-    wanted = [folds[number] for number in plan.all]
-    prepared = dict(zip(plan.all, _prepare(wanted, settings, reporter), strict=True))
-    for fold in prepared.values():
-        if fold.flagged:
-            reporter.say(
-                f"fold {fold.number}: {len(fold.flagged)} patches have no stains to normalize by, kept as they are"
-            )
-    parts = {name: [prepared[number] for number in getattr(plan, name)] for name in ("train", "valid", "test")}
-    reporter.say(", ".join(f"{name} {sum(map(len, part))} patches" for name, part in parts.items()))
-    return _Data(**parts)
+    prepare_folds = partial(_prepare, folds=folds, settings=settings, reporter=reporter)
+    stain: StainScope = "none" if settings.stain == "none" else "tile"
+    data = _Data(
+        train=prepare_folds(plan.train, stain=stain)
+        + (prepare_folds(plan.train, stain="none") * (settings.stain == "both")),
+        valid=prepare_folds(plan.valid, stain=stain),
+        test=prepare_folds(plan.test, stain=stain),
+    )
+    parts = (("train", data.train), ("valid", data.valid), ("test", data.test))
+    reporter.say(", ".join(f"{name} {sum(map(len, part))} patches" for name, part in parts))
+    return data
 
 
-def _prepare(folds: Sequence[Fold], settings: TrainSettings, reporter: Reporter) -> list[PreparedFold]:
+def _prepare(
+    numbers: tuple[int, ...],
+    *,
+    folds: Mapping[int, Fold],
+    settings: TrainSettings,
+    stain: StainScope,
+    reporter: Reporter,
+) -> list[PreparedFold]:
     cache = settings.cache or settings.data / CACHE_NAME
-    with reporter.progress("preparing patches", sum(map(len, folds)), "patches") as advance:
-        stain: Literal["tile", "none"] = "none" if settings.stain == "none" else "tile"
-        return prepare(folds, cache, stain=stain, advance=advance)
+    wanted = [folds[number] for number in numbers]
+    with reporter.progress("preparing patches", sum(map(len, wanted)), "patches") as advance:
+        prepared = prepare(wanted, cache, stain=stain, advance=advance)
+    for fold in prepared:
+        if fold.flagged:
+            reporter.say(f"fold {fold.number}: {len(fold.flagged)} patches without measurable stains, kept as they are")
+    return prepared
 
 
 def _describe_classes(sources: Sequence[PreparedFold], reporter: Reporter) -> tuple[str, ...]:
@@ -157,7 +170,7 @@ def _info(settings: TrainSettings, untaught: tuple[str, ...]) -> ModelInfo:
         encoder=settings.encoder,
         width=settings.width,
         train_size=settings.recipe.size,
-        stain="macenko" if settings.stain == "tile" else "none",
+        stain="none" if settings.stain == "none" else "macenko",
         untaught=untaught,
     )
 

@@ -1,0 +1,98 @@
+"""The paper's configuration on a GPU: random weights, five minutes, one run for each recipe that is to be compared.
+
+    python benchmarks/gpu_training.py PANNUKE_DIR --out benchmarks/results/gpu_training.json
+
+The bar: foreground Dice ≥ 0.78 on the colon patches (CoNSeP's) of fold 3 after five GPU minutes, by any of the recipes.
+Epochs are set by a measured pace, so that each run takes ``--minutes``. Beside Dice it tells training images/s, peak
+memory, and how busy the GPU was (nvidia-smi, sampled each second): idle under 10% is the aim.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from evidence import evidence
+from training_runs import trained_and_judged
+from unetsharp_engines.files import replacing
+
+BAR = 0.78
+SAME = {"--encoder-weights": "none", "--folds": "1+2,-,3", "--device": "cuda", "--workers": "12"}
+RECIPES = {
+    "scratch": {"--recipe": "scratch"},
+    "scratch, paper's loss": {"--recipe": "scratch", "--loss": "paper"},
+    "scratch, paper's optimizer": {"--recipe": "scratch", "--optimizer": "adabound", "--lr": "1e-4"},
+    "scratch, paper's augmentation": {"--recipe": "scratch", "--augmentation": "paper"},
+    "paper": {"--recipe": "paper", "--accumulate": "1"},
+}
+PACE_EPOCHS = 3
+
+
+def main() -> None:
+    """Run the recipes asked for, print and write after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="PanNuke folder")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--minutes", type=float, default=5.0, help="GPU time of each run")
+    parser.add_argument("--only", nargs="*", choices=list(RECIPES), default=list(RECIPES), help="recipes to run")
+    arguments = parser.parse_args()
+    runs: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        epochs = epochs_in(arguments.minutes, arguments.data, Path(folder))
+        for name in arguments.only:
+            options = {**SAME, **RECIPES[name], "--epochs": str(epochs)}
+            with gpu_use() as use:
+                runs[name] = trained_and_judged(arguments.data, Path(folder, name.replace(" ", "_")), options, "3")
+            runs[name]["gpu_busy_percent"] = statistics.median(use) if use else None
+            dice = runs[name]["test"]["Colon"]["foreground_dice"]
+            print(
+                f"{name}: foreground Dice {dice} on colon, bar {BAR} {'held' if dice >= BAR else 'MISSED'}", flush=True
+            )
+            write(arguments.out, runs)
+
+
+def epochs_in(minutes: float, data: Path, folder: Path) -> int:
+    """Epochs of the scratch recipe that fit ``minutes``, from the pace of the last of a few."""
+    options = {**SAME, **RECIPES["scratch"], "--epochs": str(PACE_EPOCHS)}
+    trained_and_judged(data, folder / "pace", options, "3")
+    with (folder / "pace" / "history.csv").open(newline="") as file:
+        seconds = float(list(csv.DictReader(file))[-1]["seconds"])
+    return max(1, int(60 * minutes / seconds))
+
+
+@contextmanager
+def gpu_use() -> Iterator[list[float]]:
+    """Collect the GPU's utilization, percent, each second of the block; the list fills when the block ends."""
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1"]
+    use: list[float] = []
+    with subprocess.Popen(query, stdout=subprocess.PIPE, text=True) as sampler:
+        try:
+            yield use
+        finally:
+            sampler.terminate()
+            use += [float(line) for line in sampler.communicate()[0].splitlines()]
+
+
+def write(path: Path, runs: dict[str, Any]) -> None:
+    """All runs so far, with their evidence."""
+    what = f"paper's configuration from random weights on a GPU; bar: foreground Dice {BAR} on fold 3's colon patches"
+    versions = ("torch", "timm", "albumentations", "adabound")
+    report = {**evidence(what, versions, ("trainer", "benchmarks/gpu_training.py")), "gpu": gpu_name(), "runs": runs}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def gpu_name() -> str:
+    """As nvidia-smi tells it."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
