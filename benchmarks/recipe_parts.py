@@ -17,7 +17,7 @@ from training_runs import trained_and_judged
 from unetsharp_engines.files import replacing
 
 EDGE = {"--encoder": "regnetx_002", "--width": "16", "--encoder-weights": "none", "--folds": "1,-,3", "--device": "cpu"}
-SAME = {"--size": "128", "--batch": "8", "--accumulate": "1", "--precision": "bfloat16", "--foreground-weight": "1"}
+SAME = {"--size": "128", "--batch": "4", "--accumulate": "1", "--precision": "bfloat16", "--foreground-weight": "1"}
 PARTS = {
     "scratch": {"--recipe": "scratch"},
     "scratch, paper's loss": {"--recipe": "scratch", "--loss": "paper"},
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="PanNuke folder")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
     runs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
