@@ -67,7 +67,7 @@ def sample_tiles(size: int) -> npt.NDArray[np.uint8]:
     with (files("unetsharp") / "assets" / "crop.png").open("rb") as file, Image.open(file) as crop:
         region = np.asarray(crop.convert("RGB").resize((2 * crop.width, 2 * crop.height), Image.Resampling.BICUBIC))
     last = np.array(region.shape[:2]) - size
-    corners = ((last * share).astype(int) for share in (0.0, 0.5, 1.0))
+    corners = ((last * share).astype(int) for share in (0.25, 0.5, 0.75))
     return np.stack([region[y : y + size, x : x + size] for y, x in corners])
 
 
