@@ -20,6 +20,9 @@ from unetsharp_trainer.data.pannuke import UNKNOWN
 pytest.importorskip("albumentations", reason="augmentation is part of the train extra")
 Bytes = npt.NDArray[np.uint8]
 
+SINGLE = {"HorizontalFlip", "VerticalFlip", "Transpose", "Affine", "RandomBrightnessContrast"}
+"""Transforms that each toss a coin of their own."""
+
 
 @pytest.fixture(scope="module")
 def augment() -> Augmentation:
@@ -117,7 +120,6 @@ def test_draws_of_different_transforms_are_independent(augment: Augmentation) ->
     assert np.abs(correlation[~np.eye(len(coins), dtype=bool)]).max() < 0.3
 
 
-SINGLE = {"HorizontalFlip", "VerticalFlip", "Transpose", "Affine", "RandomBrightnessContrast"}
 PAPER = {
     "crops": {"RandomCrop"},
     "rotations": {"RandomRotate90", "Affine"},

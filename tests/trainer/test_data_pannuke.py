@@ -279,6 +279,16 @@ def test_levels_outside_a_byte_are_refused(value: float) -> None:
             fold.image(1)
 
 
+def test_images_scaled_to_one_are_refused_and_black_ones_are_not() -> None:
+    arrays = fold_arrays(dtype="float32")
+    arrays["images"] = arrays["images"] / np.float32(255)  # type: ignore[operator]
+    arrays["images"][0] = 0  # type: ignore[index]
+    with fold_on_disk(arrays) as fold:
+        assert not fold.image(0).any()
+        with pytest.raises(InputError, match="patch 1 has levels 0 to 1, not 0 to 255"):
+            fold.image(1)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.5, 3e9])
 def test_values_that_are_no_ids_are_refused(value: float) -> None:
     arrays = fold_arrays()
