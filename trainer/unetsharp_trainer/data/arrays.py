@@ -82,7 +82,7 @@ class StreamedArray:
     @property
     def advice(self) -> str:
         """A line on how to make it fast."""
-        return f"{self._source} is compressed and can only be read in order; {_unpacking(self._source)}"
+        return f"{self._source.path}: compressed, so it can only be read in order; {_unpacking(self._source)}"
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -168,5 +168,5 @@ def _readable(source: Source) -> Iterator[None]:
 
 
 def _unpacking(source: Source) -> str:
-    target = source.path.with_suffix("") / f"{source.member}.npy"
-    return f"unpack it once: unzip '{source.path}' '{source.member}.npy' -d '{target.parent}'"
+    folder = source.path.with_suffix("")
+    return f"unpack it, then move it away: unzip '{source.path}' -d '{folder}'"

@@ -47,7 +47,8 @@ class Fold:
     @property
     def notes(self) -> list[str]:
         """What the user should know about how the files are stored, a line each."""
-        return [array.advice for array in (self.images, self.masks) if isinstance(array, StreamedArray)]
+        arrays = (self.images, self.masks)
+        return list(dict.fromkeys(array.advice for array in arrays if isinstance(array, StreamedArray)))
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Patch ``index`` as RGB uint8 [256,256,3]; float levels are rounded.
