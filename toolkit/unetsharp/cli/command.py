@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")]
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result, warnings and errors.")]
 
 _SHARED = tuple(
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)

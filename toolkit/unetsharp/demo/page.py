@@ -16,7 +16,8 @@ __all__ = ["PAGE_NAME", "PICTURE_NAME", "write_page"]
 PAGE_NAME, PICTURE_NAME = "index.html", "overlay.jpg"
 
 _PICTURE_WIDTH = 1200
-_JPEG_QUALITY = 78  # with this width some 250 KB: the picture also heads the README
+_JPEG_QUALITY = 70
+"""With this width and whole chroma, which outlines need, some 250 KB: the picture also heads the README."""
 
 
 def write_page(out: Path, steps: Sequence[Step]) -> Path:
@@ -48,7 +49,7 @@ def _write_picture(overlay: Path, path: Path) -> None:
         height = round(image.height * _PICTURE_WIDTH / image.width)
         small = image.resize((_PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
     with replacing(path) as temporary:
-        small.save(temporary, format="JPEG", quality=_JPEG_QUALITY, optimize=True, progressive=True)
+        small.save(temporary, format="JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True, progressive=True)
 
 
 def _count_row(tissue_class: TissueClass, counts: dict[str, int]) -> str:

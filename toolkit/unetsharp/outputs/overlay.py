@@ -20,8 +20,10 @@ SMALLEST_SIDE, LARGEST_SIDE = 1400, 4000
 `LARGEST_ZOOM`, so that outlines do not hide the nuclei; larger ones are shrunk (the GeoJSON in QuPath is for those)."""
 LARGEST_ZOOM = 8
 
-OUTLINE = 2.0
+OUTLINE = 2.5
 """Width of outlines, in pixels of the overlay."""
+HALO, HALO_OPACITY = 1.25, 0.6
+"""Outlines lie on a white line this much wider on either side: blue on purple would not be seen."""
 SUPERSAMPLING = 2
 """Outlines are drawn this much larger and averaged: Pillow's lines have stairs."""
 
@@ -63,17 +65,21 @@ def _outlined(segmentation: Segmentation, zoom: float) -> Image.Image:
     for tissue_class in NUCLEUS_CLASSES:
         polygons = [n.polygon for n in segmentation.nuclei if n.tissue_class == tissue_class]
         if polygons:
-            image.paste(tissue_class.color, mask=_lines(polygons, zoom, image.size))
+            halo = _lines(polygons, zoom, image.size, OUTLINE + 2 * HALO)
+            image.paste(PAPER, mask=halo.point([round(coverage * HALO_OPACITY) for coverage in range(256)]))
+            image.paste(tissue_class.color, mask=_lines(polygons, zoom, image.size, OUTLINE))
     return image
 
 
-def _lines(polygons: list[npt.NDArray[np.float64]], zoom: float, size: tuple[int, int]) -> Image.Image:
-    """Coverage of the polygons' outlines, an "L" image of ``size``."""
+def _lines(
+    polygons: list[npt.NDArray[np.float64]], zoom: float, size: tuple[int, int], thickness: float
+) -> Image.Image:
+    """Coverage of the polygons' outlines, ``thickness`` pixels wide: an "L" image of ``size``."""
     large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
     pen = ImageDraw.Draw(large)
     for polygon in polygons:
         points = [tuple(point) for point in (polygon * (zoom * SUPERSAMPLING) - 0.5).tolist()]
-        pen.line(points + points[1:2], fill=255, width=round(OUTLINE * SUPERSAMPLING), joint="curve")
+        pen.line(points + points[1:2], fill=255, width=round(thickness * SUPERSAMPLING), joint="curve")
     return large.reduce(SUPERSAMPLING)
 
 
