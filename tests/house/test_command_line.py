@@ -18,10 +18,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def registered() -> set[str]:
+    from typer.main import get_group
+
     from unetsharp.cli.app import app
 
-    groups = {group.name for group in app.registered_groups}
-    return {str(c.name) for c in app.registered_commands} | {str(g) for g in groups}
+    return set(get_group(app).commands)
 
 
 def test_the_commands_are_the_documented_ones() -> None:
