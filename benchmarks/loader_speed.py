@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         folds = prepare(list(open_folds(arguments.data).values()), Path(cache))
         measured = measure(folds, arguments.rounds, arguments.batches)
-    sources = ("benchmarks", "trainer", "engines")
+    sources = ("benchmarks/loader_speed.py", "trainer", "engines/unetsharp_engines/stain")
     report = {
         **evidence("windows of 224 px a second: loader and network", ("albumentations", "numpy", "torch"), sources),
         "patches": sum(map(len, folds)),

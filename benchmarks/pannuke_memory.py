@@ -44,7 +44,7 @@ def main() -> None:
         write_fold(Path(name), arguments.patches)
         phases = measure(Path(name))
     peak = max(phase["peak_anonymous_bytes"] for phase in phases.values())
-    sources = ("benchmarks", "trainer", "engines")
+    sources = ("benchmarks/pannuke_memory.py", "trainer/unetsharp_trainer/data", "engines/unetsharp_engines/stain")
     report = {
         **evidence("peak anonymous memory on a fold of PanNuke's full size", ("numpy",), sources),
         "patches": arguments.patches,
