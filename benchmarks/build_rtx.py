@@ -71,7 +71,6 @@ def build(onnx: Path, bundle: Path, precision: str, targets: str) -> dict[str, A
         "command_cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
         "load": round(os.getloadavg()[0], 1),
         "engine_mb": round(engine.file.size / 1e6, 2),
-        "peak_memory_mb": round(usage.ru_maxrss / 1024),
         "tensorrt_rtx": engine.version,
     }
 
