@@ -123,6 +123,18 @@ def test_what_lies_inside_a_nucleus_belongs_to_it() -> None:
     assert np.array_equal(separate(nested), disc(size, 100, 100, 40))
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), density=st.floats(0.2, 0.95), coarse=st.integers(1, 6))
+def test_whatever_the_mask_nuclei_hang_together_and_have_no_holes(seed: int, density: float, coarse: int) -> None:
+    noise = np.random.default_rng(seed).random((90 // coarse + 1, 70 // coarse + 1)) < density
+    instances = separate(noise.repeat(coarse, axis=0).repeat(coarse, axis=1))
+    for number in range(1, instances.max() + 1):
+        mask = instances == number
+        assert mask.sum() * MPP**2 >= MIN_AREA_UM2
+        assert ndimage.label(mask)[1] == 1
+        assert np.array_equal(ndimage.binary_fill_holes(mask, structure=np.ones((3, 3))), mask)
+
+
 def test_nuclei_cut_by_the_border_are_found_whole_and_marked() -> None:
     size = (80, 80)
     nuclei = nuclei_of(size, [(disc(size, 0, 40, 15), "Connective", 0.9), (disc(size, 60, 40, 10), "Connective", 0.9)])
@@ -193,8 +205,8 @@ def test_five_thousand_nuclei_take_seconds() -> None:
     field = np.zeros(size, bool)
     at = (yx[:, None] + stamp).clip(0, 1999)
     field[at[..., 0], at[..., 1]] = True
-    start = time.perf_counter()
+    start = time.process_time()
     nuclei = nuclei_of(size, [(field, "Neoplastic", 0.9)])
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert 4800 <= len(nuclei) <= 5000
-    assert seconds < 20, f"{seconds:.1f} s"
+    assert seconds < 15, f"{seconds:.1f} s"

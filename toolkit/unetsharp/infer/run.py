@@ -80,6 +80,8 @@ class Run:
         self._output = output
         self._warned: Counter[str] = Counter()
         self._recorded_at = time.monotonic()
+        self._entries: dict[str, dict[str, Any] | None] = {}
+        """What is recorded of each picture, by its name, in the order of the inputs; None while it waits."""
         self.record: dict[str, Any] = {
             "command": "infer",
             "arguments": arguments,
@@ -96,12 +98,12 @@ class Run:
     @property
     def failures(self) -> list[dict[str, Any]]:
         """Records of the pictures that could not be segmented."""
-        return [p for p in self.record["pictures"] if "error" in p]
+        return [p for p in self._recorded() if "error" in p]
 
     @property
     def done(self) -> list[dict[str, Any]]:
         """Records of the others."""
-        return [p for p in self.record["pictures"] if "error" not in p]
+        return [p for p in self._recorded() if "error" not in p]
 
     def over(self, inputs: Sequence[InputFile], *, resume: bool) -> None:
         """Segment each input and write its outputs, then the counts; the record is kept up whatever happens.
@@ -111,7 +113,7 @@ class Run:
         """
         kept = self._finished_before(inputs) if resume else {}
         work = [(file, self._tiles(file)) for file in inputs if file.name not in kept]
-        self.record["pictures"] = list(kept.values())
+        self._entries = dict.fromkeys((file.name for file in inputs), None) | kept
         if resume:
             self._output.say(f"Resuming: {len(kept)} of {len(inputs)} pictures are done already")
         try:
@@ -133,7 +135,7 @@ class Run:
             self._output.error(line)
             entry = {"picture": file.name, "path": str(file.path), "error": line}
         advance.complete()
-        self.record["pictures"].append(entry)
+        self._entries[file.name] = entry
         if time.monotonic() - self._recorded_at > RECORD_EVERY_S:
             self._write_record()
 
@@ -221,7 +223,11 @@ class Run:
         self.record["finished"] = record.now()
         self._write_record()
 
+    def _recorded(self) -> list[dict[str, Any]]:
+        return [entry for entry in self._entries.values() if entry is not None]
+
     def _write_record(self) -> None:
+        self.record["pictures"] = self._recorded()
         record.write(self.record, self._folder)
         self._recorded_at = time.monotonic()
 
