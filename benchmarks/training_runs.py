@@ -19,9 +19,6 @@ def trained_and_judged(data: Path, out: Path, options: dict[str, str], test_fold
     began = time.monotonic()
     trained = _unetsharp(training)
     seconds = time.monotonic() - began
-    judged = _unetsharp(
-        ["evaluate", trained["weights"], "--data", str(data), "--fold", test_fold, "--runtime", "torch"]
-    )
     return {
         "command": shlex.join(["unetsharp", *training]),
         "seconds": round(seconds, 1),

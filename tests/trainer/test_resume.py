@@ -43,8 +43,8 @@ def one_thread() -> "object":
     torch.set_num_threads(before)
 
 
-def kill_in_the_second_epoch(arguments: list[str], out: Path) -> None:
-    """Start the command and kill -9 it as soon as a checkpoint within epoch 2 lies there."""
+def kill_within_an_epoch(arguments: list[str], out: Path) -> None:
+    """Start the command and kill -9 it as soon as a checkpoint from within the second or a later epoch lies there."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-m", "unetsharp", *arguments], env=environment, stderr=subprocess.PIPE)
     try:
@@ -52,7 +52,7 @@ def kill_in_the_second_epoch(arguments: list[str], out: Path) -> None:
         while time.monotonic() < deadline and process.poll() is None:
             if (out / "checkpoint.pt").exists():
                 progress = torch.load(out / "checkpoint.pt", weights_only=True)["progress"]
-                if progress["epoch"] == 1 and progress["step"] == 1:
+                if progress["epoch"] >= 1 and progress["step"] >= 1:
                     break
             time.sleep(0.01)
         assert process.poll() is None, process.communicate()[1].decode()
@@ -65,16 +65,16 @@ def kill_in_the_second_epoch(arguments: list[str], out: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_killed_run_ends_as_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
-    data = write_teachable(tmp_path / "data")
+    data = write_teachable(tmp_path / "data", patches=(12, 2, 1))  # three steps an epoch
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     result = CliRunner().invoke(app, command(data, whole))
     assert result.exit_code == 0, result.stderr
 
-    kill_in_the_second_epoch(command(data, killed), killed)
-    assert len(curve(killed)) == 1
+    kill_within_an_epoch(command(data, killed), killed)
+    assert 1 <= len(curve(killed)) < 3
     resumed = CliRunner().invoke(app, [*command(data, killed), "--resume"])
     assert resumed.exit_code == 0, resumed.stderr
-    assert "going on in epoch 2" in resumed.stderr
+    assert "going on in epoch" in resumed.stderr
 
     assert len(curve(whole)) == 3
     assert curve(killed) == curve(whole)

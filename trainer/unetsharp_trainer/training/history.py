@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 from unetsharp_engines.contract import CLASSES
 from unetsharp_engines.files import replacing
@@ -48,7 +49,13 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._writer: Any = None
         self._logged = 0
+
+    def close(self) -> None:
+        """Let go of TensorBoard's log."""
+        if self._writer is not None:
+            self._writer.close()
 
     def write(self, rows: list[Row]) -> None:
         """Bring every file up to date with ``rows``."""
@@ -101,13 +108,24 @@ class History:
             figure.savefig(temporary, dpi=110)
 
     def _log(self, rows: list[Row]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:  # TensorBoard is a convenience: the same numbers are in history.csv
+        if self._writer is None:
+            self._writer = _tensorboard_writer(self.folder / "tensorboard")
+        if self._writer is None:
             return
-        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._logged + 1) as writer:
-            for row in rows[self._logged :]:
-                for name, value in row.items():
-                    if name != "epoch" and not math.isnan(value):
-                        writer.add_scalar(name, value, int(row["epoch"]))
+        for row in rows[self._logged :]:
+            for name, value in row.items():
+                if name != "epoch" and not math.isnan(value):
+                    self._writer.add_scalar(name, value, int(row["epoch"]))
+        self._writer.flush()
         self._logged = len(rows)
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    """A writer that replaces what an earlier, interrupted run logged; None without TensorBoard, a convenience: the same
+    numbers are in history.csv.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        return None
+    return SummaryWriter(str(folder), purge_step=1)

@@ -29,6 +29,7 @@ from unetsharp_trainer.training.validation import validate
 __all__ = ["CHECKPOINT", "Loop", "accumulate", "begin_phase"]
 
 CHECKPOINT = "checkpoint.pt"
+TELL_SECONDS = 1.0
 
 
 def begin_phase(model: UNetSharp, recipe: Recipe, epoch: int) -> None:
@@ -46,6 +47,21 @@ def begin_phase(model: UNetSharp, recipe: Recipe, epoch: int) -> None:
         model.encoder.requires_grad_(True)
     else:
         model.freeze_encoder_norm_affine()
+
+
+class _Every:
+    """Says yes once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 @dataclass(kw_only=True)
@@ -81,7 +97,8 @@ class Loop:
             self.windows, self.sampler, workers=self.workers, pin=self.world.device.type == "cuda"
         )
         self.forward: nn.Module = torch.compile(self.model) if self.settings.compile else self.model  # type: ignore[assignment]
-        self._saved_at = time.monotonic()
+        self._telling = _Every(TELL_SECONDS)
+        self._saving = _Every(60 * self.settings.checkpoint_minutes)
 
     @property
     def steps(self) -> int:
@@ -119,10 +136,13 @@ class Loop:
             set_rate(self.optimizer, factor * recipe.learning_rate)
             loss_sum += self._step(replica, batches, passes)
             progress.step, progress.seconds = index + 1, time.monotonic() - began
-            if self.world.leads:
+            advance(passes * recipe.batch * self.world.size)
+            if self._telling.due():  # reading the sum waits for the GPU, so not at every step
                 progress.loss_sum = float(loss_sum)
-                advance(passes * recipe.batch * self.world.size, self._headline())
-                self._save_in_between()
+                advance(0, self._headline())
+            if self._saving.due():
+                progress.loss_sum = float(loss_sum)
+                self._save()
         progress.loss_sum = float(loss_sum)
 
     def _step(self, replica: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], passes: int) -> Tensor:
@@ -191,15 +211,10 @@ class Loop:
         loss = progress.loss_sum / min(progress.step * self.settings.recipe.accumulate, self.sampler.batches)
         return f"epoch {progress.epoch + 1}/{self.settings.recipe.epochs} loss {loss:.4f}"
 
-    def _save_in_between(self) -> None:
-        if time.monotonic() - self._saved_at > 60 * self.settings.checkpoint_minutes:
-            self._save()
-
     def _save(self) -> None:
         if self.world.leads:
             path = self.settings.out / CHECKPOINT
             save_checkpoint(path, self.model, self.optimizer, self.progress, self.settings.fingerprint())
-        self._saved_at = time.monotonic()
 
 
 def accumulate(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,10 +67,10 @@ def train(settings: TrainSettings, reporter: Reporter, *, resume: bool = False) 
     began = time.monotonic()
     device = _device(settings.device)
     _require_room_for_run(settings.out, resume)
-    with _repeatable(settings.seed, device), joined(device) as world:
+    with _repeatable(settings.seed, device), joined(device) as world, closing(History(settings.out)) as history:
         data = _prepared(settings, reporter)
         untaught = _describe_classes(data.train, reporter)
-        loop = _loop(settings, data, world, untaught, reporter)
+        loop = _loop(settings, data, world, untaught, history, reporter)
         if resume:
             path = settings.out / CHECKPOINT
             loop.progress = load_checkpoint(path, loop.model, loop.optimizer, settings.fingerprint())
@@ -90,7 +90,14 @@ def train(settings: TrainSettings, reporter: Reporter, *, resume: bool = False) 
     )
 
 
-def _loop(settings: TrainSettings, data: _Data, world: World, untaught: tuple[str, ...], reporter: Reporter) -> Loop:
+def _loop(
+    settings: TrainSettings,
+    data: _Data,
+    world: World,
+    untaught: tuple[str, ...],
+    history: History,
+    reporter: Reporter,
+) -> Loop:
     recipe = settings.recipe
     model = UNetSharp(settings.encoder, settings.width, _encoder_weights(settings.encoder_weights))
     if model.encoder_report is not None:
@@ -106,7 +113,7 @@ def _loop(settings: TrainSettings, data: _Data, world: World, untaught: tuple[st
         world=world,
         precision=_precision(settings.precision, world.device),
         workers=_workers(settings.workers, world.device),
-        history=History(settings.out),
+        history=history,
         reporter=reporter,
         save_weights=lambda: save_weights(settings.out / WEIGHTS, model, info),
     )
