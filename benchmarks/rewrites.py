@@ -3,8 +3,8 @@
     unetsharp export WEIGHTS --no-rewrite -o paper.onnx        # of any weights: time does not depend on them
     python benchmarks/rewrites.py paper.onnx edge.onnx --out benchmarks/results/rewrites_cpu.json
 
-All variants of a model are loaded at once and take turns, image by image, in an order drawn anew each round: whatever
-else the machine does, it does to all. Time is the process's processor time on one thread, which leaves out waiting for
+Each variant takes turns with the plain network, image by image, in an order drawn anew each round: whatever else the
+machine does, it does to both. Time is the process's processor time on one thread, which leaves out waiting for
 a busy core. A ratio is the plain network's time over the variant's in the same round; the median over the rounds is
 reported, with its quartiles. A tail-less variant's time includes `rewrites.finish`.
 """
@@ -38,7 +38,6 @@ Runner = Callable[[np.ndarray], np.ndarray]
 
 FAST = DEFAULT["onnxruntime"]
 SETS: dict[str, tuple[str, ...]] = {
-    "plain": (),
     "plain again": (),
     **{name: (name,) for name in PASSES},
     "portable set": PORTABLE,
@@ -63,7 +62,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path, help="plain exports")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--rounds", type=int, default=15, help="turns that each variant takes")
-    parser.add_argument("--only", nargs="*", choices=SETS, default=list(SETS)[1:], help="variants beside plain")
+    parser.add_argument("--only", nargs="*", choices=SETS, default=list(SETS), help="variants to run")
     arguments = parser.parse_args()
     start = evidence()
     models = [measured(path, arguments.only, arguments.rounds) for path in arguments.models]
@@ -90,19 +89,22 @@ def measured(path: Path, names: Sequence[str], rounds: int) -> dict[str, Any]:
     """All variants of one model, as the JSON has them."""
     model = onnx.load(path)
     image = np.random.default_rng(0).random(input_shape(model)).astype(np.float32)
-    made = {name: variant(model, SETS[name]) for name in ["plain", *names]}
-    variants = {name: v for name, v in made.items() if has_sites(v) or not SETS[name]}
-    worst = {name: float(np.abs(v.run(image) - variants["plain"].run(image)).max()) for name, v in variants.items()}
-    take_turns(list(variants.values()), image, rounds)
-    plain = variants["plain"]
     info = ModelInfo.from_json(metadata(model)[METADATA_KEY], source=str(path))
     return {
         "model": {"name": info.name, "encoder": info.encoder, "width": info.width, "input": image.shape},
-        "cost_before": asdict(plain.report.before),
+        "cost_before": asdict(rewrite(model, ())[1].before),
         "batchnorm_share_of_plain_time": batchnorm_share(model, image),
-        "no_sites": {name: v.report.passes[0].note for name, v in made.items() if name not in variants},
-        "variants": {name: summary(v, plain) | {"max_difference": worst[name]} for name, v in variants.items()},
+        "variants": {name: beside_plain(model, SETS[name], image, rounds) for name in names},
     }
+
+
+def beside_plain(model: onnx.ModelProto, names: Sequence[str], image: np.ndarray, rounds: int) -> dict[str, Any]:
+    """The network with the rewrites ``names``, timed beside the plain one."""
+    plain, one = variant(model, ()), variant(model, names)
+    difference = float(np.abs(one.run(image) - plain.run(image)).max())
+    acts = not names or any(done.sites for done in one.report.passes)
+    take_turns([plain, one], image, rounds if acts else 0)
+    return summary(one, plain) | {"max_difference": difference}
 
 
 def variant(model: onnx.ModelProto, names: Sequence[str]) -> Variant:
@@ -118,11 +120,6 @@ def variant(model: onnx.ModelProto, names: Sequence[str]) -> Variant:
     return Variant(run=run, report=report, seconds=[])
 
 
-def has_sites(one: Variant) -> bool:
-    """Whether any of its rewrites acted."""
-    return any(done.sites for done in one.report.passes)
-
-
 def take_turns(variants: list[Variant], image: np.ndarray, rounds: int) -> None:
     """Time each variant once a round, after one run to warm up."""
     for one in variants:
@@ -135,17 +132,26 @@ def take_turns(variants: list[Variant], image: np.ndarray, rounds: int) -> None:
 
 
 def summary(one: Variant, plain: Variant) -> dict[str, Any]:
-    """Time, ratio to the plain network, what was done and what it costs."""
-    ratios = [before / after for before, after in zip(plain.seconds, one.seconds, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    """What was done, what it costs, and, if it was timed, time and ratio to the plain network."""
     return {
-        "ms_median": round(statistics.median(one.seconds) * 1e3, 2),
-        "ms_least": round(min(one.seconds) * 1e3, 2),
-        "ratio_to_plain": round(middle, 3),
-        "ratio_quartiles": [round(low, 3), round(high, 3)],
+        "passes": {p.name: {"sites": len(p.sites), "note": p.note} for p in one.report.passes},
         "gmacs": round(one.report.after.macs / 1e9, 3),
         "megabytes": round(one.report.after.bytes / 1e6, 1),
-        "passes": {p.name: {"sites": len(p.sites), "note": p.note} for p in one.report.passes},
+        **(timing(one.seconds, plain.seconds) if one.seconds else {}),
+    }
+
+
+def timing(seconds: list[float], plain: list[float]) -> dict[str, Any]:
+    """Milliseconds, and the ratio to the plain network's time in the same round."""
+    low, middle, high = statistics.quantiles(
+        [before / after for before, after in zip(plain, seconds, strict=True)], n=4
+    )
+    return {
+        "ms_median": round(statistics.median(seconds) * 1e3, 2),
+        "ms_least": round(min(seconds) * 1e3, 2),
+        "plain_ms_median": round(statistics.median(plain) * 1e3, 2),
+        "ratio_to_plain": round(middle, 3),
+        "ratio_quartiles": [round(low, 3), round(high, 3)],
     }
 
 
@@ -184,11 +190,12 @@ def metadata(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def table(model: dict[str, Any]) -> str:
-    """The variants as Markdown."""
+    """The variants that were timed, as Markdown."""
     rows = [
         f"| {name} | {v['ms_median']:.1f} | {v['ratio_to_plain']:.2f} ({v['ratio_quartiles'][0]:.2f}–"
         f"{v['ratio_quartiles'][1]:.2f}) | {v['gmacs']:.2f} | {v['megabytes']:.0f} | {v['max_difference']:.0e} |"
         for name, v in model["variants"].items()
+        if "ms_median" in v
     ]
     title = f"{model['model']} BatchNorm {model['batchnorm_share_of_plain_time']:.1%} of the plain network's time"
     head = "| variant | ms | ratio (quartiles) | GMAC | MB | max difference |\n| --- | --- | --- | --- | --- | --- |"

@@ -241,6 +241,14 @@ def test_batchnorm_stays_where_a_reader_cannot_take_it(readers):
     abstains(before, "fold-batchnorm-forward", "1 stay: a reader pads")
 
 
+def test_batchnorm_with_a_dead_channel_stays_for_float16_to_find():
+    nodes = [node("BatchNormalization", "image n0 n1 n2 n3", "normed"), node("Conv", "normed w", "o", **CONV1)]
+    weights = {"w": RNG.normal(size=(2, 3, 1, 1)), **norm("n", 3)}
+    acts(model(nodes, weights, (3, 4, 4)), "fold-batchnorm-forward")
+    weights["n3"][1] = 1e-13
+    abstains(model(nodes, weights, (3, 4, 4)), "fold-batchnorm-forward", "1 stay: they hold dead channels")
+
+
 def test_weights_shared_by_two_convolutions_are_not_changed_for_both():
     nodes = [
         node("BatchNormalization", "image n0 n1 n2 n3", "normed"),

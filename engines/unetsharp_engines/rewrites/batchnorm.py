@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
+from unetsharp_engines.contract import DEAD_VARIANCE
 from unetsharp_engines.rewrites.convolution import Convolution
 from unetsharp_engines.rewrites.graph import Graph, Shape, attributes, name_of
 from unetsharp_engines.rewrites.outcome import Outcome
@@ -45,21 +46,35 @@ def fold_into_consumers(graph: Graph) -> Outcome:
 
     With x' = s·x + t: W∗x' + b = (W·s)∗x + (b + Σ W·t), if no tap of W meets padding, which would be 0 and not t.
     Concat sets channels side by side, which only says which columns of W are meant. Resize, Expand and average pooling
-    commute with x', as their weights sum to one. Folded only where every reader can take it.
+    commute with x', as their weights sum to one. Folded only where every reader can take it. One with a dead channel
+    (`contract.DEAD_VARIANCE`) stays, since a conversion to float16 must find it.
     """
     shapes = graph.shapes()
-    sites, kept = [], []
+    sites: list[str] = []
+    kept = dead = 0
     for node in _batchnorms(graph):
         readers = _readers(graph, shapes, node.output[0], 0)
-        if not readers:
-            kept.append(node)
+        if not readers or _is_dead(graph, node):
+            kept += 1
+            dead += bool(readers)
             continue
         for reader, offset in readers:
             _absorb(graph, reader, offset, *scale_and_shift(graph, node))
         _bypass(graph, node)
         sites.append(name_of(node))
-    note = f"{len(kept)} stay: a reader pads with zeros, or is no convolution" if kept else ""
-    return Outcome(sites=tuple(sites), note=note or ("" if sites else "the graph holds no BatchNorm"))
+    return Outcome(
+        sites=tuple(sites), note=_note(kept - dead, dead) or ("" if sites else "the graph holds no BatchNorm")
+    )
+
+
+def _note(bound: int, dead: int) -> str:
+    padded = f"{bound} stay: a reader pads with zeros, or is no convolution" if bound else ""
+    return "; ".join(filter(None, [padded, f"{dead} stay: they hold dead channels" if dead else ""]))
+
+
+def _is_dead(graph: Graph, node: NodeProto) -> bool:
+    """Whether any channel never moved in training."""
+    return bool((graph.constants[node.input[4]] < DEAD_VARIANCE).any())
 
 
 def _batchnorms(graph: Graph) -> list[NodeProto]:

@@ -20,6 +20,8 @@ from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 if TYPE_CHECKING:
     import onnx
 
+    from unetsharp_engines.rewrites import RewriteReport
+
 __all__ = ["GATES", "OPSETS", "ExportReport", "ExportSettings", "export_onnx"]
 
 OPSETS = range(17, 21)
@@ -42,6 +44,8 @@ class ExportSettings:
     size: int = TILE
     """Side of the square tiles it takes, pixels."""
     opset: int = OPSETS.start
+    rewrite: bool = True
+    """Whether to apply the exact rewrites that suit every runtime (`unetsharp_engines.rewrites`)."""
 
     def __post_init__(self) -> None:
         if self.precision not in GATES:
@@ -66,6 +70,8 @@ class ExportReport:
     comparison: Comparison
     bound: float
     """Of ``comparison.max_difference``."""
+    rewrites: "RewriteReport | None"
+    """What the rewrites did; None for a plain export."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -78,11 +84,14 @@ def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Out
     Raises InputError for unfit weights or path, MissingCapabilityError without PyTorch or onnxsim, GateFailedError
     where the ONNX, run by ONNX Runtime on the CPU, misses its gate; there is no file then.
     """
+    from unetsharp_engines.rewrites import rewrite
+
     _check_path(path)
     with TorchRuntime(weights, device="cpu") as reference:
         output.say(f"Tracing {reference.info.name}: {reference.info.encoder}, width {reference.info.width}")
         traced = trace(reference.network, size=settings.size, opset=settings.opset)
-        model = to_fp16(traced) if settings.precision == "fp16" else traced
+        exact, rewrites = rewrite(traced) if settings.rewrite else (traced, None)
+        model = to_fp16(exact) if settings.precision == "fp16" else exact
         info = dataclasses.replace(reference.info, tile=settings.size, tool_version=__version__)
         _describe(model, info)
         content = model.SerializeToString()
@@ -97,13 +106,14 @@ def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Out
         info=info,
         comparison=seen,
         bound=GATES[settings.precision].bound(seen),
+        rewrites=rewrites,
     )
 
 
 def _compared(reference: TorchRuntime, content: bytes, settings: ExportSettings) -> Comparison:
     from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
 
-    with OnnxRuntime(content) as candidate:
+    with OnnxRuntime(content, tuned=False) as candidate:  # the file as it is
         seen = compare(reference, candidate, sample_tiles(settings.size))
     GATES[settings.precision].check(seen, f"the {settings.precision} ONNX")
     return seen
@@ -122,7 +132,8 @@ def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
         "output": "logits before the softmax; float32 [N, 6, H, W]",
         "weights_sha256": info.weights_sha256,
     }
-    onnx.helper.set_model_props(model, described)
+    present = {entry.key: entry.value for entry in model.metadata_props}  # the account of the rewrites
+    onnx.helper.set_model_props(model, present | described)
     model.producer_name, model.producer_version = "unetsharp", __version__
 
 

@@ -6,6 +6,7 @@ built from an FP16 ONNX, which this module makes.
 
 from typing import TYPE_CHECKING
 
+from unetsharp_engines.contract import DEAD_VARIANCE
 from unetsharp_engines.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,16 +14,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx
 
-__all__ = ["DEAD_VARIANCE", "precision_of", "to_fp16"]
+__all__ = ["precision_of", "to_fp16"]
 
 _FP16_MAX = 65504.0
 _FP16_TINY = 2.0**-24
 """Smallest positive float16."""
-
-DEAD_VARIANCE = 1e-12
-"""A channel whose running variance is below this never moved in training: its BatchNorm gives its shift, within 3e-4
-standard deviations (for the usual epsilon of 1e-5). In float16 the same BatchNorm would amplify its input's rounding
-300-fold; it was seen to cost 14% of the output."""
 
 
 def to_fp16(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -30,7 +26,7 @@ def to_fp16(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
     A new model is returned; names, metadata and shapes stay. What float16 cannot hold is looked after: Resize scales
     stay float32; BatchNormalization is folded, in float64, into one scale and one shift, since float16 resolves
-    variances no finer than 6e-8; its dead channels (`DEAD_VARIANCE`) become their shift; weights up to half of
+    variances no finer than 6e-8; its dead channels (`contract.DEAD_VARIANCE`) become their shift; weights up to half of
     float16's smallest number become zero.
 
     Raises InputError for a model that is not all float32, and for a weight that float16 cannot hold, by name.

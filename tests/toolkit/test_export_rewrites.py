@@ -1,0 +1,67 @@
+"""export --rewrite and --no-rewrite on the trained weights that ship: parity, account, the plain graph in reach."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+import unetsharp
+from unetsharp.cli.app import app
+from unetsharp.export.comparison import compare, sample_tiles
+from unetsharp.export.torch_runtime import TorchRuntime
+from unetsharp_engines.model_info import METADATA_KEY
+from unetsharp_engines.rewrites import PORTABLE, REWRITES_KEY, RewriteReport
+from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
+
+EDGE = Path(unetsharp.__file__).parent / "assets" / "edge.safetensors"
+pytestmark = pytest.mark.skipif(not EDGE.is_file(), reason="the trained weights are not there yet")
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """By option: the file and what the command printed as JSON."""
+    made = {}
+    for option in ("--rewrite", "--no-rewrite"):
+        path = tmp_path_factory.mktemp("exports") / "model.onnx"
+        done = CliRunner().invoke(app, ["export", str(EDGE), "-o", str(path), option, "--size", "192", "--json"])
+        assert done.exit_code == 0, done.output
+        made[option] = path, json.loads(done.stdout)
+    return made
+
+
+def metadata(path: Path) -> dict[str, str]:
+    return {p.key: p.value for p in onnx.load(path).metadata_props}
+
+
+@pytest.mark.parametrize("tuned", [True, False], ids=["tuned for ONNX Runtime", "as written"])
+def test_trained_network_agrees_with_pytorch(exports, tuned: bool) -> None:
+    path, _ = exports["--rewrite"]
+    with TorchRuntime(EDGE, device="cpu") as reference, OnnxRuntime(path, threads=1, tuned=tuned) as candidate:
+        seen = compare(reference, candidate, sample_tiles(192))
+    assert seen.max_difference <= 1e-4
+    assert seen.largest_logit > 1
+
+
+def test_account_is_in_the_file_and_in_the_report(exports) -> None:
+    path, printed = exports["--rewrite"]
+    kept = RewriteReport.from_json(metadata(path)[REWRITES_KEY])
+    assert [done.name for done in kept.passes] == list(PORTABLE)
+    assert kept.after.bytes < kept.before.bytes
+    assert (kept.max_height, kept.max_width) == (192, 192)  # at 192 even d = 6 only touches its centre
+    assert printed["rewrites"]["after"]["bytes"] == kept.after.bytes
+    assert METADATA_KEY in metadata(path)
+
+
+def test_plain_export_is_as_traced_and_stays_so(exports) -> None:
+    path, printed = exports["--no-rewrite"]
+    assert printed["rewrites"] is None
+    assert REWRITES_KEY not in metadata(path)
+    operations = [node.op_type for node in onnx.load(path).graph.node]
+    assert (operations.count("Resize"), operations.count("BatchNormalization"), "MatMul" in operations) == (
+        11,
+        30,
+        False,
+    )
