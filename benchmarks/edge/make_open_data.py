@@ -6,15 +6,21 @@ SHARED holds ``dsb_nuclei/`` (BBBC038 / DSB 2018, CC0: nuclei of unknown class) 
 NuCLS (CC0) and histolytics' HGSC (BSD-3-Clause) are taken, never CoNSeP. DEST gets fold 1 to train on, fold 2 to choose
 the epoch by, fold 3 held out, each ``ignore.npy`` marking the nuclei of unknown class, and ``split.csv`` naming every
 patch's source. No source image is in two folds; of HGSC's two, the nest trains and the stromal one is held out.
+
+The patches stay as they were scanned: most of DSB's are stained with one purple dye, which Macenko's two-stain model
+turns into bright specks on dark ground. To teach both looks, the training fold holds every H&E patch of NuCLS and HGSC
+a second time, Macenko-normalized. So the weights are to be trained with ``--stain none``.
 """
 
 import csv
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
+from unetsharp_engines.stain import IDENTITY, normalize_tiles
 
 FOLDS = (1, 2, 3)
 DSB_SPLIT = (70, 10, 26)
@@ -38,7 +44,8 @@ class Patch:
 
 def main(shared: Path, destination: Path) -> None:
     """Read everything, split it, write three folds."""
-    patches = [*dsb(shared / "dsb_nuclei"), *labelled(shared / "pannuke_mini")]
+    scanned = labelled(shared / "pannuke_mini")
+    patches = [*dsb(shared / "dsb_nuclei"), *scanned, *(normalized(patch) for patch in scanned if patch.fold == 1)]
     with (destination / "split.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("fold", "index", "source", "source_image"))
@@ -83,6 +90,12 @@ def labelled_patch(row: dict[str, str], fold: int, arrays: dict[str, np.ndarray]
     unknown = np.unpackbits(arrays["ignore"][index], axis=-1).astype(bool)
     source = "NuCLS" if row["source"] == "NuCLS" else "HGSC"
     return Patch(source, row["source_tile"], fold, arrays["images"][index], ids, unknown)
+
+
+def normalized(patch: Patch) -> Patch:
+    """The same patch after Macenko normalization by its own stains."""
+    image = normalize_tiles(patch.image[None], fallback=IDENTITY)[0]
+    return replace(patch, source_image=f"{patch.source_image} (normalized)", image=image)
 
 
 def split(names: list[str], sizes: tuple[int, int, int]) -> dict[str, int]:

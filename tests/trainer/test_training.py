@@ -98,17 +98,6 @@ def test_absent_class_has_an_empty_cell_not_a_zero(data: Path, tmp_path: Path) -
     assert all(row["dice_dead"] == row["dice_pooled"] == row["valid_loss"] == "" for row in rows(tmp_path / "r"))
 
 
-def test_both_looks_double_the_training_patches_and_the_network_is_used_with_stain_normalization(
-    data: Path, tmp_path: Path
-) -> None:
-    options = ["--stain", "both", "--folds", "1,-,3", "--epochs", "1", "--batch", "8", "--name", "two looks"]
-    result = CliRunner().invoke(app, ["train", "--data", str(data), "--out", str(tmp_path / "r"), *TINY, *options])
-    assert result.exit_code == 0, result.stderr
-    assert "train 16 patches, valid 0 patches, test 3 patches" in result.stderr
-    _, info = load_weights(tmp_path / "r" / "weights.safetensors")
-    assert (info.stain, info.name) == ("macenko", "two looks")
-
-
 def test_early_stopping(data: Path, tmp_path: Path) -> None:
     """At a rate of 1e-30 nothing gets better after the first epoch."""
     options = ["--epochs", "9", "--patience", "2", "--lr", "1e-30", "--batch", "4", "--recipe", "scratch"]

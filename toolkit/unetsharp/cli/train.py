@@ -27,12 +27,7 @@ def train(
         str, typer.Option(help="[b]timm[/b] (downloads), [b]none[/b] (random), or a file.")
     ] = "timm",
     folds: Annotated[str, typer.Option(help="TRAIN,VALID,TEST; 1+2,-,3 joins folds, - is none.")] = "1,2,3",
-    stain: Annotated[
-        str,
-        typer.Option(
-            help="Macenko by [b]tile[/b], [b]none[/b], or [b]both[/b]: each training patch with and without it."
-        ),
-    ] = "tile",
+    stain: Annotated[str, typer.Option(help="Macenko by [b]tile[/b], or [b]none[/b].")] = "tile",
     epochs: Annotated[int | None, typer.Option(help="Paper: 50.", show_default="recipe's")] = None,
     frozen_epochs: Annotated[
         int | None, typer.Option(help="First epochs with the encoder frozen. Paper: 5.", show_default="recipe's")

@@ -1,10 +1,9 @@
 """A whole training run: data, network, epochs, weights, and the page that shows what came of it."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -125,34 +124,18 @@ def _prepared(settings: TrainSettings, reporter: Reporter) -> _Data:
     missing = sorted(set(plan.all) - folds.keys())
     if missing:
         raise InputError(f"{settings.data}: no fold {missing[0]}; --folds can name {', '.join(map(str, folds))}")
-    prepare_folds = partial(_prepare, folds=folds, settings=settings, reporter=reporter)
+    prepared = {number: _prepare(folds[number], settings, reporter) for number in plan.all}
+    parts = {name: [prepared[number] for number in getattr(plan, name)] for name in ("train", "valid", "test")}
+    reporter.say(", ".join(f"{name} {sum(map(len, part))} patches" for name, part in parts.items()))
+    return _Data(**parts)
+
+
+def _prepare(fold: Fold, settings: TrainSettings, reporter: Reporter) -> PreparedFold:
     stain: StainScope = "none" if settings.stain == "none" else "tile"
-    data = _Data(
-        train=prepare_folds(plan.train, stain=stain)
-        + (prepare_folds(plan.train, stain="none") * (settings.stain == "both")),
-        valid=prepare_folds(plan.valid, stain=stain),
-        test=prepare_folds(plan.test, stain=stain),
-    )
-    parts = (("train", data.train), ("valid", data.valid), ("test", data.test))
-    reporter.say(", ".join(f"{name} {sum(map(len, part))} patches" for name, part in parts))
-    return data
-
-
-def _prepare(
-    numbers: tuple[int, ...],
-    *,
-    folds: Mapping[int, Fold],
-    settings: TrainSettings,
-    stain: StainScope,
-    reporter: Reporter,
-) -> list[PreparedFold]:
-    cache = settings.cache or settings.data / CACHE_NAME
-    wanted = [folds[number] for number in numbers]
-    with reporter.progress("preparing patches", sum(map(len, wanted)), "patches") as advance:
-        prepared = prepare(wanted, cache, stain=stain, advance=advance)
-    for fold in prepared:
-        if fold.flagged:
-            reporter.say(f"fold {fold.number}: {len(fold.flagged)} patches without measurable stains, kept as they are")
+    with reporter.progress(f"preparing fold {fold.number}", len(fold), "patches") as advance:
+        (prepared,) = prepare([fold], settings.cache or settings.data / CACHE_NAME, stain=stain, advance=advance)
+    if prepared.flagged:
+        reporter.say(f"fold {fold.number}: {len(prepared.flagged)} patches without measurable stains, kept as they are")
     return prepared
 
 

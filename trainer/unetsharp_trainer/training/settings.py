@@ -114,8 +114,7 @@ class TrainSettings:
     folds: str = "1,2,3"
     """TRAIN,VALID,TEST; ``1+2,-,3`` joins folds, ``-`` is none."""
     stain: str = "tile"
-    """``tile``: Macenko normalization of each patch; ``none``; ``both``: training shows each patch with and without it,
-    validation and use are with it."""
+    """``tile``: Macenko normalization of each patch; ``none``."""
     foreground_weight: float = 0.0
     """Weight of the nucleus-against-background term, which nuclei of unknown class take part in."""
     patience: int = 0
@@ -136,7 +135,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _require_one_of("precision", self.precision, PRECISIONS)
         _require_one_of("device", self.device, ("auto", "cpu", "cuda"))
-        _require_one_of("stain", self.stain, ("tile", "none", "both"))
+        _require_one_of("stain", self.stain, ("tile", "none"))
         _require_at_least("foreground weight", self.foreground_weight, 0)
         _require_at_least("patience", self.patience, 0)
         _require_at_least("workers", self.workers or 0, 0)
