@@ -1,8 +1,8 @@
 """What each graph rewrite is worth on ONNX Runtime's CPU provider, alone and together, beside the plain export.
 
-    unetsharp export WEIGHTS --no-rewrite -o paper.onnx        # of any weights: time does not depend on them
-    python benchmarks/rewrites.py paper.onnx edge.onnx --out benchmarks/results/rewrites_cpu.json
+    OMP_NUM_THREADS=1 python benchmarks/rewrites.py --out benchmarks/results/rewrites_cpu.json
 
+The paper's configuration has random weights, on which time does not depend; the edge configuration is what ships.
 Each variant takes turns with the plain network, image by image, in an order drawn anew each round: whatever else the
 machine does, it does to both. Time is the process's processor time on one thread, which leaves out waiting for
 a busy core. A ratio is the plain network's time over the variant's in the same round; the median over the rounds is
@@ -12,27 +12,28 @@ reported, with its quartiles. A tail-less variant's time includes `rewrites.fini
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from evidence import evidence
 
+from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.files import replacing
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 from unetsharp_engines.rewrites import DEFAULT, PASSES, PORTABLE, TAIL_KEY, HeadTail, RewriteReport, finish, rewrite
+
+EDGE = Path(__file__).parents[1] / "toolkit" / "unetsharp" / "assets" / "edge.safetensors"
+SOURCES = ("engines/unetsharp_engines/rewrites", "trainer/unetsharp_trainer/network", "benchmarks/rewrites.py")
 
 Runner = Callable[[np.ndarray], np.ndarray]
 
@@ -59,30 +60,42 @@ class Variant:
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, help="plain exports")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--rounds", type=int, default=15, help="turns that each variant takes")
     parser.add_argument("--only", nargs="*", choices=SETS, default=list(SETS), help="variants to run")
     arguments = parser.parse_args()
-    start = evidence()
-    models = [measured(path, arguments.only, arguments.rounds) for path in arguments.models]
-    report = {**start, "load_average_after": os.getloadavg(), "rounds": arguments.rounds, "models": models}
+    start = evidence("graph rewrites on the CPU, one thread, batch 1", ("onnx", "onnxruntime"), SOURCES)
+    with tempfile.TemporaryDirectory() as folder:
+        models = {
+            name: measured(plain_export(weights, Path(folder) / f"{name}.onnx"), arguments.only, arguments.rounds)
+            for name, weights in (("edge", EDGE), ("paper", paper_weights(Path(folder))))
+        }
+    load = round(os.getloadavg()[0], 1)
+    report = {**start, "load_average_after": load, "rounds": arguments.rounds, "models": models}
     with replacing(arguments.out) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
-    print("\n\n".join(table(model) for model in models))
+    print("\n\n".join(table(model) for model in models.values()))
 
 
-def evidence() -> dict[str, Any]:
-    """What was run, where and on how busy a machine."""
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "load_average_before": os.getloadavg(),
-        "onnxruntime": version("onnxruntime"),
-    }
+def paper_weights(folder: Path) -> Path:
+    """A weights file of the paper's configuration, random."""
+    import torch
+
+    from unetsharp_trainer.network import UNetSharp, save_weights
+
+    torch.manual_seed(0)
+    network = UNetSharp().eval()
+    info = ModelInfo(name="random", encoder=network.encoder_name, width=network.width, train_size=224)
+    save_weights(folder / "paper.safetensors", network, info)
+    return folder / "paper.safetensors"
+
+
+def plain_export(weights: Path, path: Path) -> Path:
+    """What ``unetsharp export --no-rewrite`` writes of ``weights``."""
+    from unetsharp.export.exporter import ExportSettings, export_onnx
+
+    export_onnx(weights, path, ExportSettings(rewrite=False), Output(verbosity=Verbosity.QUIET))
+    return path
 
 
 def measured(path: Path, names: Sequence[str], rounds: int) -> dict[str, Any]:
