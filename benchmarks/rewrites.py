@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from evidence import evidence
 
+from evidence import evidence
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.files import replacing
