@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
-COMMANDS = {"demo", "train", "evaluate", "data", "export", "build-engine", "infer", "inspect", "doctor"}
+COMMANDS = {"demo", "train", "evaluate", "data", "export", "quantize", "build-engine", "infer", "inspect", "doctor"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -42,9 +42,9 @@ class SmallGraph:
         self._nodes.append(helper.make_node(op_type, inputs, [output], name=name or output, **attributes))
         return output
 
-    def scaled(self, weight: str, by: np.ndarray) -> None:
-        """Multiply a weight, broadcasting."""
-        self._weights[weight] = self._weights[weight] * by
+    def replace(self, weight: str, values: np.ndarray) -> None:
+        """Give a weight other values."""
+        self._weights[weight] = values
 
     def model(self, x: str) -> onnx.ModelProto:
         """The whole, ending in ``x``, which must have as many channels as there are classes."""

@@ -4,6 +4,7 @@ from unetsharp_engines.quantization.calibration import Calibration, batch_size
 from unetsharp_engines.quantization.histogram import MagnitudeHistogram
 from unetsharp_engines.quantization.insertion import quantize
 from unetsharp_engines.quantization.placement import Placement, place
+from unetsharp_engines.quantization.sensitivity import Sensitivity
 from unetsharp_engines.quantization.thresholds import METHODS, threshold
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Calibration",
     "MagnitudeHistogram",
     "Placement",
+    "Sensitivity",
     "batch_size",
     "place",
     "quantize",

@@ -16,7 +16,7 @@ from unetsharp_engines.files import replacing
 from unetsharp_engines.quantization.histogram import MagnitudeHistogram
 from unetsharp_engines.rewrites.graph import Graph
 
-__all__ = ["Calibration", "batch_size"]
+__all__ = ["Calibration", "batch_size", "session", "with_outputs"]
 
 _BYTES_AT_ONCE = 256 << 20
 """Of fetched tensors; ONNX Runtime holds about three times as much while it runs a batch."""
@@ -37,7 +37,7 @@ class Calibration:
         self.histograms = {name: MagnitudeHistogram() for name in self.tensors}
         self.images = 0
         """Images fed so far."""
-        self._session = session(_with_outputs(model, self.tensors), threads)
+        self._session = session(with_outputs(model, self.tensors), threads)
 
     def feed(self, x_NCHW: npt.NDArray[np.float32]) -> None:
         """Count what a batch, as `runtimes.base.network_input` makes it, does to every tensor.
@@ -96,8 +96,8 @@ def session(model: ModelProto, threads: int | None) -> Any:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _with_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
-    """``model`` with ``tensors`` as its only outputs, so that what they do not need is not computed."""
+def with_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """``model`` with ``tensors`` as its only outputs."""
     wide = ModelProto()
     wide.CopyFrom(model)
     del wide.graph.output[:]

@@ -10,7 +10,7 @@ from unetsharp_engines.quantization.placement import Layer, Placement
 from unetsharp_engines.quantization.thresholds import LEVELS
 from unetsharp_engines.rewrites.graph import Graph, name_of
 
-__all__ = ["LEAST_SCALE", "quantize", "quantized_weight"]
+__all__ = ["LEAST_SCALE", "int8_inputs", "quantize", "quantized_weight"]
 
 LEAST_SCALE = 2.0**-100
 """Smaller scales are raised to this: float32 must hold the scale and its reciprocal, and a product of two."""
@@ -49,12 +49,17 @@ def _quantize_layer(
     graph: Graph, nodes: Mapping[str, NodeProto], layer: Layer, thresholds: Mapping[str, float]
 ) -> None:
     conv = nodes[layer.name]
-    conv.input[0] = _pair(graph, f"{layer.name}/int8/input", layer.value, layer.scale_of, thresholds)
-    conv.input[1] = _weights(graph, layer.name, graph.constants[conv.input[1]])
+    conv.input[:2] = int8_inputs(graph, layer, conv, thresholds)
     if layer.identity is not None:
         add, value, scale_of = nodes[layer.identity.add], layer.identity.value, layer.identity.scale_of
         pair = _pair(graph, f"{layer.name}/int8/identity", value, scale_of, thresholds)
         add.input[:] = [pair if name == value else name for name in add.input]
+
+
+def int8_inputs(graph: Graph, layer: Layer, conv: NodeProto, thresholds: Mapping[str, float]) -> tuple[str, str]:
+    """Add the pair of ``layer``'s input and its INT8 weights to ``graph``; returns what to give the convolution."""
+    value = _pair(graph, f"{layer.name}/int8/input", layer.value, layer.scale_of, thresholds)
+    return value, _weights(graph, layer.name, graph.constants[conv.input[1]])
 
 
 def _pair(graph: Graph, name: str, value: str, scale_of: str, thresholds: Mapping[str, float]) -> str:

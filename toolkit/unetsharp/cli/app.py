@@ -13,6 +13,7 @@ from unetsharp.cli.evaluate import evaluate
 from unetsharp.cli.export import export
 from unetsharp.cli.infer import infer
 from unetsharp.cli.inspect import inspect
+from unetsharp.cli.quantize import quantize
 from unetsharp.cli.train import train
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ COMMANDS: tuple[tuple[str, object], ...] = (
     ("train", train),
     ("evaluate", evaluate),
     ("export", export),
+    ("quantize", quantize),
     ("build-engine", build_engine),
     ("infer", infer),
     ("inspect", inspect),
