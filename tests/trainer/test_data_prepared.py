@@ -147,10 +147,11 @@ RUN = """
 import sys
 from pathlib import Path
 from unetsharp_trainer.data.pannuke import open_folds
-from unetsharp_trainer.data.prepared import prepare
+from unetsharp_trainer.data import prepared
+prepared._CHUNK = 4
 if __name__ == "__main__":
     root, cache = map(Path, sys.argv[1:])
-    fold = prepare(list(open_folds(root).values()), cache, workers=2, advance=lambda n: print(n, flush=True))[0]
+    fold = prepared.prepare(list(open_folds(root).values()), cache, workers=2, advance=lambda n: print(n, flush=True))[0]
     print(fold.folder)
 """
 
@@ -176,11 +177,14 @@ def in_session(session: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for left-over processes in /proc")
-def test_killed_run_leaves_no_process_and_is_taken_up_where_it_was(tmp_path: Path) -> None:
-    released(tmp_path / "data", 1, stained(128))
+def test_killed_run_leaves_no_process_and_is_taken_up_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetsharp_trainer.data.prepared._CHUNK", 4)
+    released(tmp_path / "data", 1, stained(96))
     run = start(tmp_path, tmp_path / "cache")
     assert run.stdout is not None
-    assert [run.stdout.readline() for _ in range(2)] == ["0\n", "32\n"]
+    assert [run.stdout.readline() for _ in range(2)] == ["0\n", "4\n"]
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     run.stdout.close()
@@ -191,10 +195,10 @@ def test_killed_run_leaves_no_process_and_is_taken_up_where_it_was(tmp_path: Pat
 
     (part,) = (tmp_path / "cache").glob("*.part")
     found = len(list(part.glob("chunks/*.json")))
-    assert 1 <= found < 4
+    assert 1 <= found < 24
     done: list[int] = []
     prepared = prepare_one(tmp_path / "data", tmp_path / "cache", advance=done.append)
-    assert (done[0], sum(done)) == (32 * found, 128)
+    assert (done[0], sum(done)) == (4 * found, 96)
     fresh = prepare_one(tmp_path / "data", tmp_path / "fresh")
     for ours, theirs in [
         (prepared.images, fresh.images),
