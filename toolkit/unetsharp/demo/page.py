@@ -16,7 +16,7 @@ __all__ = ["PAGE_NAME", "PICTURE_NAME", "write_page"]
 PAGE_NAME, PICTURE_NAME = "index.html", "overlay.jpg"
 
 _PICTURE_WIDTH = 1200
-_JPEG_QUALITY = 70
+_JPEG_QUALITY = 62
 """With this width and whole chroma, which outlines need, some 250 KB: the picture also heads the README."""
 
 
