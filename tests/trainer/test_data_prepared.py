@@ -151,8 +151,8 @@ from unetsharp_trainer.data import prepared
 prepared._CHUNK = 4
 if __name__ == "__main__":
     root, cache = map(Path, sys.argv[1:])
-    fold = prepared.prepare(list(open_folds(root).values()), cache, workers=2, advance=lambda n: print(n, flush=True))[0]
-    print(fold.folder)
+    tell = lambda patches: print(patches, flush=True)
+    print(prepared.prepare(list(open_folds(root).values()), cache, workers=2, advance=tell)[0].folder)
 """
 
 
