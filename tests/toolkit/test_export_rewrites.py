@@ -53,6 +53,7 @@ def test_account_is_in_the_file_and_in_the_report(exports) -> None:
     assert (kept.max_height, kept.max_width) == (192, 192)  # at 192 even d = 6 only touches its centre
     assert printed["rewrites"]["after"]["bytes"] == kept.after.bytes
     assert METADATA_KEY in metadata(path)
+    assert not [key for key in metadata(path) if "onnxsim" in key]
 
 
 def test_plain_export_is_as_traced_and_stays_so(exports) -> None:

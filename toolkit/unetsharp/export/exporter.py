@@ -93,7 +93,7 @@ def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Out
         exact, rewrites = rewrite(traced) if settings.rewrite else (traced, None)
         model = to_fp16(exact) if settings.precision == "fp16" else exact
         info = dataclasses.replace(reference.info, tile=settings.size, tool_version=__version__)
-        _describe(model, info)
+        _describe(model, info, rewrites)
         content = model.SerializeToString()
         output.say("Comparing it with PyTorch on tiles of a real slide")
         seen = _compared(reference, content, settings)
@@ -119,9 +119,11 @@ def _compared(reference: TorchRuntime, content: bytes, settings: ExportSettings)
     return seen
 
 
-def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
+def _describe(model: "onnx.ModelProto", info: ModelInfo, rewrites: "RewriteReport | None") -> None:
     """Store ``info`` for programs, and what people look for when they open the file in a viewer."""
     import onnx
+
+    from unetsharp_engines.rewrites import REWRITES_KEY
 
     described = {
         METADATA_KEY: info.to_json(),
@@ -132,8 +134,8 @@ def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
         "output": "logits before the softmax; float32 [N, 6, H, W]",
         "weights_sha256": info.weights_sha256,
     }
-    present = {entry.key: entry.value for entry in model.metadata_props}  # the account of the rewrites
-    onnx.helper.set_model_props(model, present | described)
+    account = {REWRITES_KEY: rewrites.to_json()} if rewrites else {}
+    onnx.helper.set_model_props(model, described | account)
     model.producer_name, model.producer_version = "unetsharp", __version__
 
 
