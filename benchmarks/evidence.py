@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["evidence"]
+__all__ = ["evidence", "portable"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +20,7 @@ def evidence(what: str, packages: tuple[str, ...], sources: tuple[str, ...]) -> 
     changed = _git("status", "--porcelain", "--", *sources)
     return {
         "what": what,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": portable(["python", *sys.argv]),
         "commit": _git("rev-parse", "HEAD") + (" with changes" if changed else ""),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
@@ -29,6 +29,11 @@ def evidence(what: str, packages: tuple[str, ...], sources: tuple[str, ...]) -> 
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
     }
+
+
+def portable(command: list[str]) -> str:
+    """The command as one line; a path of this machine alone is shown by its last part."""
+    return shlex.join([Path(word).name if Path(word).is_absolute() else word for word in command])
 
 
 def _git(*arguments: str) -> str:

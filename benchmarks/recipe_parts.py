@@ -24,6 +24,7 @@ PARTS = {
     "scratch, author's loss": {"--recipe": "scratch", "--loss": "author"},
     "scratch, paper's optimizer": {"--recipe": "scratch", "--optimizer": "adabound", "--lr": "1e-4"},
     "scratch, paper's augmentation": {"--recipe": "scratch", "--augmentation": "paper"},
+    "scratch, no stain normalization": {"--recipe": "scratch", "--stain": "none"},
     "paper": {"--recipe": "paper"},
 }
 
@@ -34,11 +35,12 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="PanNuke folder")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="run these and keep the file's other runs")
     arguments = parser.parse_args()
-    runs: dict[str, Any] = {}
+    runs: dict[str, Any] = json.loads(arguments.out.read_text())["runs"] if arguments.only else {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, part in PARTS.items():
-            options = {**EDGE, **SAME, **part, "--epochs": str(arguments.epochs)}
+        for name in arguments.only or PARTS:
+            options = {**EDGE, **SAME, **PARTS[name], "--epochs": str(arguments.epochs)}
             runs[name] = trained_and_judged(arguments.data, Path(folder, name.replace(" ", "_")), options, "3")
             print(f"{name}: {runs[name]['test']['all']['foreground_dice']}, {runs[name]['seconds']} s", flush=True)
             write(arguments.out, runs)

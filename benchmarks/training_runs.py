@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from evidence import portable
+
 __all__ = ["judged", "trained_and_judged"]
 
 
@@ -20,7 +22,7 @@ def trained_and_judged(data: Path, out: Path, options: dict[str, str], test_fold
     trained = _unetsharp(training)
     seconds = time.monotonic() - began
     return {
-        "command": shlex.join(["unetsharp", *training]),
+        "command": portable(["unetsharp", *training]),
         "seconds": round(seconds, 1),
         "epochs": trained["epochs"],
         "best_epoch": trained["best_epoch"],
