@@ -35,7 +35,7 @@ class Plan:
     """What messages call the network."""
     onnx: bytes
     precision: str
-    """``fp32`` or ``fp16``: what the tensors of ``onnx`` are."""
+    """``fp32``, ``fp16`` or ``int8``: what the tensors of ``onnx`` are."""
     profile: Profile
     targets: tuple[str, ...]
     level: int | None = None
@@ -92,6 +92,8 @@ def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
         config.clear_flag(loaded.trt.BuilderFlag.TF32)  # on by default: fp32 with a 10-bit mantissa
     elif not loaded.is_strongly_typed:
         config.set_flag(loaded.trt.BuilderFlag.FP16)
+        if plan.precision == "int8":
+            config.set_flag(loaded.trt.BuilderFlag.INT8)
     if plan.level is not None:
         config.builder_optimization_level = plan.level
     if plan.timing_cache is not None:

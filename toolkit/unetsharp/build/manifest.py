@@ -82,9 +82,10 @@ class Manifest:
     tool_version: str
     info: ModelInfo
     precision: str
-    """Of the engines: ``fp32``, ``fp16``. Without engines, of the ONNX."""
+    """Of the engines: ``fp32``, ``fp16``, ``int8``. Without engines, of the ONNX."""
     onnx: FileEntry
-    """The ONNX as it was given; an FP16 engine is made from its conversion (`unetsharp.export.precision`)."""
+    """The ONNX as it was given, or quantized; an FP16 engine is made from its conversion
+    (`unetsharp.export.precision`)."""
     engines: tuple[EngineEntry, ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """``build-engine`` as a function: choose a runtime, convert, build, write the bundle."""
 
+import dataclasses
 import datetime
 import time
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from unetsharp.build.bundle import Bundle, check_replaceable, file_entry, write_
 from unetsharp.build.choice import Choice, choose
 from unetsharp.build.flavours import RTX, TURING, Loaded
 from unetsharp.build.manifest import EngineEntry, Manifest
-from unetsharp.build.source import Source, read_source
+from unetsharp.build.source import Source, parse_onnx, read_source
 from unetsharp.cli.output import Output
 from unetsharp.export.precision import to_fp16
 from unetsharp_engines import __version__
@@ -29,7 +30,9 @@ class BuildOptions:
     runtime: str = "auto"
     """``auto``, ``tensorrt``, ``tensorrt-rtx`` or ``onnxruntime``."""
     precision: str | None = None
-    """``fp32`` or ``fp16``; None is fp16 for TensorRT, and the ONNX as it is for ONNX Runtime."""
+    """``fp32``, ``fp16`` or ``int8``; None is the ONNX's own, but fp16 for TensorRT where that is fp32."""
+    calibration: Path | None = None
+    """PanNuke folder to quantize a float32 ONNX on, for ``int8``."""
     targets: tuple[str, ...] = ()
     """Compute capabilities, e.g. ``("sm86", "sm89")``; none is the runtime's default."""
     batch: tuple[int, int, int] = (1, 8, 16)
@@ -46,6 +49,8 @@ class BuildOptions:
             raise InputError(f"--level {self.level}: TensorRT knows {LEVELS[0]} to {LEVELS[-1]}")
         if self.timing_cache is not None and self.timing_cache.is_dir():
             raise InputError(f"--timing-cache {self.timing_cache}: a folder; name a file")
+        if self.calibration is not None and self.precision != "int8":
+            raise InputError("--calibration serves --int8 alone; give both, or neither")
 
 
 def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) -> Bundle:
@@ -59,13 +64,14 @@ def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) 
     choice = choose(options.runtime, options.targets)
     _check_options(options, source, choice)
     output.say(f"Runtime: {choice.label}, {choice.why}")
+    if options.precision == "int8" and source.precision == "fp32":
+        source = _quantized(source, options, output)
     engines = () if choice.loaded is None else (_engine(source, choice.loaded, choice.targets, options, output),)
     return _write(root, source, options, engines)
 
 
 def _check_options(options: BuildOptions, source: Source, choice: Choice) -> None:
-    if source.precision == "int8":
-        raise InputError(f"{source.path}: an ONNX with Q/DQ (INT8); this version builds fp32 and fp16")
+    _check_int8(options, source)
     if options.precision == "fp32" and source.precision == "fp16":
         raise InputError(f"{source.path}: its tensors are fp16 already; --fp32 wants the fp32 export")
     if choice.loaded is None and options.precision == "fp16" and source.precision == "fp32":
@@ -78,10 +84,36 @@ def _check_options(options: BuildOptions, source: Source, choice: Choice) -> Non
             raise InputError(f"{option}: {choice.label} measures no kernels while it builds; leave it out")
 
 
+def _check_int8(options: BuildOptions, source: Source) -> None:
+    if source.precision == "int8" and options.precision in ("fp32", "fp16"):
+        raise InputError(f"{source.path}: is quantized (INT8); --{options.precision} wants the fp32 export")
+    if source.precision == "int8" and options.calibration is not None:
+        raise InputError(f"{source.path}: is quantized already; leave --calibration out")
+    if options.precision == "int8" and source.precision == "fp16":
+        raise InputError(f"{source.path}: its tensors are fp16; --int8 wants the fp32 export")
+    if options.precision == "int8" and source.precision == "fp32" and options.calibration is None:
+        raise InputError("--int8 needs --calibration DIR, a PanNuke folder, or an ONNX that `unetsharp quantize` wrote")
+
+
+def _quantized(source: Source, options: BuildOptions, output: Output) -> Source:
+    """The INT8 network of float ``source``, as ``unetsharp quantize`` makes it by default."""
+    from unetsharp.quantize.quantizer import QuantizeSettings, quantize_source
+
+    assert options.calibration is not None
+    quantized = quantize_source(source, options.calibration, QuantizeSettings(), output)
+    model = parse_onnx(quantized.content, source.path)
+    return dataclasses.replace(source, content=quantized.content, model=model, precision="int8")
+
+
+def _precision(source: Source, options: BuildOptions) -> str:
+    """Of the engine."""
+    return options.precision or ("int8" if source.precision == "int8" else "fp16")
+
+
 def _engine(
     source: Source, loaded: Loaded, targets: tuple[str, ...], options: BuildOptions, output: Output
 ) -> tuple[EngineEntry, bytes]:
-    precision = options.precision or "fp16"
+    precision = _precision(source, options)
     if TURING in targets and len(targets) > 1:
         output.warn(f"{TURING} (Turing) in one engine with newer GPUs slows those: better a bundle of its own")
     plan = Plan(
@@ -131,7 +163,7 @@ def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineE
 
 
 def _write(root: Path, source: Source, options: BuildOptions, engines: tuple[tuple[EngineEntry, bytes], ...]) -> Bundle:
-    precision = (options.precision or "fp16") if engines else source.precision
+    precision = _precision(source, options) if engines else source.precision
     manifest = Manifest(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         tool_version=__version__,

@@ -17,6 +17,12 @@ def build_engine(
     *,
     fp32: Annotated[bool, typer.Option("--fp32", help="Compute in float32 (TF32 off).")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16: the default for TensorRT.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute in INT8, and in float what stays float: see `unetsharp quantize`.")
+    ] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For --int8: PanNuke; not needed for an ONNX quantized before.")
+    ] = None,
     runtime: Annotated[str, typer.Option(metavar="NAME", help="auto, tensorrt, tensorrt-rtx or onnxruntime.")] = "auto",
     target: Annotated[
         str,
@@ -46,11 +52,13 @@ def build_engine(
     """
     from unetsharp.build.pipeline import BuildOptions, build_bundle
 
-    if fp32 and fp16:
-        raise InputError("--fp32 and --fp16: give one; every bundle has one precision")
+    asked = [name for name, wanted in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if wanted]
+    if len(asked) > 1:
+        raise InputError(f"--{' and --'.join(asked)}: give one; every bundle has one precision")
     options = BuildOptions(
         runtime=runtime,
-        precision="fp32" if fp32 else "fp16" if fp16 else None,
+        precision=asked[0] if asked else None,
+        calibration=calibration,
         targets=tuple(part.strip().lower() for part in target.split(",") if part.strip()),
         batch=_batch(batch),
         level=level,
