@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from unetsharp.infer.segmentation import BATCH, Segmentation, Settings, segment
 from unetsharp.infer.staining import StainSetting
-from unetsharp.infer.tiling import OVERLAP
 from unetsharp_engines.contract import MPP
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.runtimes.base import Runtime
@@ -34,14 +33,14 @@ class Model:
         *,
         mpp: float = MPP,
         stain: str = "slide",
-        overlap: int = OVERLAP,
+        overlap: int | None = None,
         batch: int = BATCH,
     ) -> Segmentation:
         """Find the nuclei of ``image``, RGB uint8 [H, W, 3] of any size, at ``mpp`` µm per pixel.
 
         ``stain`` is ``slide`` (one transform for the picture), ``tile``, ``none`` or ``fixed:FILE``; ``overlap`` is
-        what neighbouring tiles share, in pixels of 0.25 µm; ``batch`` tiles are run at once. Raises InputError for
-        values out of bounds.
+        what neighbouring tiles share, in pixels of 0.25 µm, half a tile where it is None; ``batch`` tiles are run at
+        once. Raises InputError for values out of bounds.
         """
         settings = Settings(stain=StainSetting.parse(stain), overlap=overlap, batch=batch)
         return segment(image, self.runtime, settings, mpp=mpp)

@@ -50,7 +50,14 @@ def infer(
             metavar="X", help="µm per pixel of the pictures; else what a TIFF states, else 0.25 with a warning."
         ),
     ] = None,
-    overlap: Annotated[int, typer.Option(metavar="PX", help="Pixels of 0.25 µm that neighbouring tiles share.")] = 64,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX",
+            help="Pixels of 0.25 µm that neighbouring tiles share, by default half a tile. Less is faster, but what "
+            "is found depends more on where tiles begin.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(metavar="N", help="Tiles to run at once.")] = 8,
     formats: Annotated[
         str, typer.Option(metavar="LIST", help="Which outputs to write for each picture.")

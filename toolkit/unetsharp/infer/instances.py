@@ -82,12 +82,9 @@ def _split(mask: Bool) -> Int:
         return whole
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask).astype(np.float32), _SMOOTHING)
     distance[~mask] = 0
-    markers, count = _peaks(distance)
-    if count < 2:  # most components: the reconstruction, which is far dearer, cannot add peaks
+    if ndimage.label(local_maxima(distance), structure=_WITH_DIAGONALS)[1] < 2:  # cheap, and settles most components
         return whole
-    markers, count = _peaks(reconstruction(distance - np.float32(_SPLIT_DEPTH), distance, footprint=_CROSS))
-    if count < 2:
-        return whole
+    markers, count = _h_maxima(distance)
     flooded = watershed(-distance, markers, mask=mask)
     small = np.bincount(flooded.ravel(), minlength=count + 1) < _MIN_AREA
     if small[1:].all():
@@ -98,13 +95,14 @@ def _split(mask: Bool) -> Int:
     return np.asarray(flooded, np.int32)
 
 
-def _peaks(surface: npt.NDArray[np.float32]) -> tuple[Int, int]:
-    """Number the regional maxima, and how many there are.
+def _h_maxima(surface: npt.NDArray[np.float32]) -> tuple[Int, int]:
+    """Number the h-maxima, h being `SPLIT_DEPTH_UM`, and how many there are: the regional maxima of a reconstruction.
 
-    Of a surface reconstructed from itself less h they are its h-maxima. (scikit-image's `h_maxima` marks equally high
-    peaks each for itself, however shallow the saddle between them: it splits long ellipses.)
+    scikit-image's own `h_maxima` marks equally high peaks each for itself, however shallow the saddle between them:
+    it splits long ellipses.
     """
-    markers, count = ndimage.label(local_maxima(surface, connectivity=1), output=np.int32)
+    lowered = reconstruction(surface - np.float32(_SPLIT_DEPTH), surface, footprint=_CROSS)
+    markers, count = ndimage.label(local_maxima(lowered, connectivity=1), output=np.int32)
     return markers, count
 
 

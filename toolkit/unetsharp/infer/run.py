@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unetsharp.infer.images import Header, Picture, probe, read_picture
 from unetsharp.infer.inputs import InputFile
 from unetsharp.infer.segmentation import Segmentation, Settings, segment, tiles_of
+from unetsharp.infer.tiling import overlap_of
 from unetsharp.outputs import geojson, mask, overlay, record, tables
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import MPP
@@ -89,6 +90,7 @@ class Run:
             "finished": None,
             "exit_status": None,
             "model": model,
+            "tiling": {"tile": runtime.info.tile, "overlap": overlap_of(settings.overlap, runtime.info.tile)},
             **record.about_system(runtime),
             "pictures": [],
         }
@@ -201,7 +203,7 @@ class Run:
         stain = self._settings.stain
         facts = [
             sha256_of(file.path), self._model["sha256"], __version__, self._runtime.name, self._mpp,
-            stain.scope.value, stain.transform.digest, self._settings.overlap, self._formats,
+            stain.scope.value, stain.transform.digest, self.record["tiling"], self._formats,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

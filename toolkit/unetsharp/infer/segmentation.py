@@ -17,7 +17,7 @@ import numpy.typing as npt
 from unetsharp.infer.nuclei import Nucleus, find_nuclei
 from unetsharp.infer.resolution import Scale, check_mpp
 from unetsharp.infer.staining import PictureStain, StainSetting, plan_for
-from unetsharp.infer.tiling import OVERLAP, Grid, blend
+from unetsharp.infer.tiling import Grid, blend
 from unetsharp_engines.contract import MPP, NUCLEUS_CLASSES
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import ModelInfo
@@ -40,8 +40,8 @@ class Settings:
     """How pictures are segmented."""
 
     stain: StainSetting
-    overlap: int = OVERLAP
-    """Pixels that neighbouring tiles share, at the network's resolution."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share, at the network's resolution; half a tile where it is None."""
     batch: int = BATCH
     """Tiles that the runtime gets at once; changes nothing but speed and memory."""
 
@@ -123,7 +123,7 @@ class Segmentation:
         tables.write_nuclei(self, Path(path))
 
 
-def tiles_of(height: int, width: int, mpp: float, *, tile: int, overlap: int) -> int:
+def tiles_of(height: int, width: int, mpp: float, *, tile: int, overlap: int | None) -> int:
     """How many tiles a picture of this size and resolution takes."""
     return len(Grid.over(Scale(height, width, mpp).network_size, tile=tile, overlap=overlap).positions)
 

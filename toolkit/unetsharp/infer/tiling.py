@@ -16,13 +16,20 @@ import numpy.typing as npt
 from unetsharp_engines.contract import CLASSES
 from unetsharp_engines.errors import InputError
 
-__all__ = ["OVERLAP", "Axis", "Grid", "blend"]
-
-OVERLAP: int = 64
-"""Default overlap of neighbouring tiles, in network pixels: 16 µm, more than a nucleus is wide."""
+__all__ = ["Axis", "Grid", "Predict", "blend", "overlap_of"]
 
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """Tiles uint8 [N, T, T, 3] → probabilities float32 [N, 6, T, T]."""
+
+
+def overlap_of(wanted: int | None, tile: int) -> int:
+    """``wanted``, or half a tile for None.
+
+    What a network says of a pixel depends on what else the tile shows. With half a tile most pixels are the mean of
+    several tiles' answers: of the shipped network's, on a real slide, about 1.2% of the pixels change class when the
+    tiles move by a quarter; with a quarter tile's overlap, in less than half the time, 2.1%.
+    """
+    return tile // 2 if wanted is None else wanted
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,12 @@ class Grid:
     columns: Axis
 
     @classmethod
-    def over(cls, size: tuple[int, int], *, tile: int, overlap: int = OVERLAP, shift: int = 0) -> "Grid":
-        """Tiles of side ``tile`` over a picture of ``size`` (height, width). InputError if the overlap does not fit."""
-        return cls(*(Axis(length, tile, overlap, shift) for length in size))
+    def over(cls, size: tuple[int, int], *, tile: int, overlap: int | None = None, shift: int = 0) -> "Grid":
+        """Tiles of side ``tile`` over a picture of ``size`` (height, width). InputError if the overlap does not fit.
+
+        ``overlap`` None is what `overlap_of` says.
+        """
+        return cls(*(Axis(length, tile, overlap_of(overlap, tile), shift) for length in size))
 
     @property
     def positions(self) -> list[tuple[int, int]]:
