@@ -1,3 +1,3 @@
-"""What runs the network: the contract, stain normalization, runtimes. Needs numpy; imports no torch, CUDA or TensorRT."""
+"""What runs the network: contract, stain normalization, runtimes, graph rewrites, INT8. Needs no torch and no GPU."""
 
 __version__ = "0.1.0"
