@@ -18,7 +18,7 @@ def quantize(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.onnx", help="File to write.")],
     *,
     calibration: Annotated[Path, typer.Option(metavar="DIR", help="PanNuke, as it was downloaded and unpacked.")],
-    method: Annotated[str, typer.Option(metavar="NAME", help="entropy, percentile, mse or minmax.")] = "mse",
+    method: Annotated[str, typer.Option(metavar="NAME", help="entropy, percentile, mse or minmax.")] = "minmax",
     images: Annotated[
         int, typer.Option(metavar="N", help="Patches to calibrate on, and as many others to judge by.")
     ] = 128,
