@@ -327,7 +327,8 @@ def test_nested_phases_move_one_bar_forward_to_its_end() -> None:
 def test_a_cancelled_build_stops_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
     """Ctrl-C, as the command line gets it, in the middle of a build."""
     script = f"""
-import _thread
+import _thread, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with Ctrl-C ignored
 from unetsharp.build import progress
 real = progress.PhaseTracker.phase_start
 def interrupting(self, name, parent, steps):

@@ -61,7 +61,8 @@ def test_it_does_not_load_torch_unless_asked() -> None:
 
 def test_the_commands_it_knows_exist() -> None:
     """Every command it lists is one that the program has, or will have when its part is in."""
-    documented = {"demo", "train", "evaluate", "data", "export", "build-engine", "infer", "inspect", "doctor"}
+    documented = {"demo", "train", "evaluate", "data", "export", "quantize", "build-engine"}
+    documented |= {"infer", "inspect", "doctor"}
     listed = {str(entry["command"]) for entry in abilities.what_works()}
     assert listed <= documented
     assert {str(c.name) for c in app.registered_commands} <= documented

@@ -341,7 +341,7 @@ def test_the_tile_grids_place_hardly_matters_and_no_seam_is_seen() -> None:
     inner = (slice(None), slice(half, -half), slice(half, -half))
     as_it_is, by_half, by_quarter = (probabilities[inner].argmax(axis=0) for probabilities in blended)
     assert np.mean(as_it_is == by_half) >= 0.995
-    assert np.mean(as_it_is == by_quarter) >= 0.97
+    assert np.mean(as_it_is == by_quarter) >= 0.985
     background = blended[0][BACKGROUND.channel]
     assert seam_strength(background, grids[0].rows) < 1.3
     assert seam_strength(background.T, grids[0].columns) < 1.3

@@ -129,7 +129,7 @@ def _summary(run: "Run", out: Path) -> "RenderableType | None":
     from rich.console import Group
     from rich.text import Text
 
-    return Group(_table(run.done), Text(_where_to_look(run.done, out)))
+    return Group(_table(run.done), Text(_where_to_look(run.done, out), no_wrap=True, overflow="ignore"))
 
 
 def _table(pictures: list[dict[str, Any]]) -> "RenderableType":

@@ -32,6 +32,7 @@ _COMMANDS = (
     _Need(command="data", does="check training data"),
     _Need(command="data", does="… and preview what training sees", extra="train"),
     _Need(command="export", does="weights → ONNX", extra="export"),
+    _Need(command="quantize", does="ONNX → INT8 ONNX, judged on PanNuke"),
     _Need(command="build-engine", does="ONNX → bundle for ONNX Runtime"),
     _Need(command="build-engine", does="… for TensorRT-RTX, on any machine", extra="rtx"),
     _Need(command="build-engine", does="… for TensorRT, on the GPU it is for", tensorrt=True),

@@ -34,7 +34,8 @@ class Nucleus:
 
 def foreground(probabilities_CHW: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     """Where the most probable class is a nucleus class, bool [H, W]. A tie with background counts as nucleus."""
-    return np.asarray(probabilities_CHW.argmax(axis=0) != BACKGROUND.channel)
+    best_nucleus = probabilities_CHW[: len(NUCLEUS_CLASSES)].max(axis=0)
+    return np.asarray(best_nucleus >= probabilities_CHW[BACKGROUND.channel])
 
 
 def find_nuclei(

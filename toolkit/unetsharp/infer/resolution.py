@@ -72,18 +72,16 @@ class Scale:
         Bilinear, antialiased where it shrinks; a label image cannot be resampled itself without jagged or lost
         outlines. Ties go to the lower channel.
         """
-        if self.network_size == (self.height, self.width):
-            channels: npt.NDArray[np.int64] = probabilities_CHW.argmax(axis=0)
-            return np.asarray(LABEL_OF_CHANNEL[channels])
         best = np.full((self.height, self.width), -np.inf, np.float32)
         labels = np.zeros((self.height, self.width), np.uint8)
         for channel, plane in enumerate(probabilities_CHW):
             resampled = self._plane_to_picture(plane)
-            wins = resampled > best
-            best[wins] = resampled[wins]
-            labels[wins] = LABEL_OF_CHANNEL[channel]
+            labels[resampled > best] = LABEL_OF_CHANNEL[channel]
+            np.maximum(best, resampled, out=best)
         return labels
 
     def _plane_to_picture(self, plane: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+        if plane.shape == (self.height, self.width):
+            return plane.astype(np.float32)
         image = Image.fromarray(plane.astype(np.float32))
         return np.asarray(image.resize((self.width, self.height), Image.Resampling.BILINEAR))

@@ -14,9 +14,9 @@ __all__ = ["write"]
 def write(segmentation: Segmentation, path: Path) -> None:
     """Write the label image of the picture's size: index 0 background, 1 to 5 nuclei, in the classes' colours.
 
-    Read it with Pillow or scikit-image's `imread(..., mode="P")` to get labels, not colours.
+    8 bits a pixel, which every reader takes; Pillow gives the labels, readers that expand palettes the colours.
     """
     image = Image.fromarray(segmentation.classes)
     image.putpalette([level for c in sorted(CLASSES, key=lambda c: c.label) for level in c.color])
     with replacing(path) as temporary:
-        image.save(temporary, format="PNG", optimize=False)
+        image.save(temporary, format="PNG", bits=8)

@@ -20,10 +20,12 @@ SMALLEST_SIDE, LARGEST_SIDE = 1400, 4000
 `LARGEST_ZOOM`, so that outlines do not hide the nuclei; larger ones are shrunk (the GeoJSON in QuPath is for those)."""
 LARGEST_ZOOM = 8
 
-OUTLINE = 2.5
-"""Width of outlines, in pixels of the overlay."""
-HALO, HALO_OPACITY = 1.25, 0.6
-"""Outlines lie on a white line this much wider on either side: blue on purple would not be seen."""
+OUTLINE_UM = 0.5
+"""Width of outlines in µm, where that lies within `OUTLINE_PX`: so they do not hide the nuclei of coarse overlays."""
+OUTLINE_PX = (1.5, 2.5)
+"""Least and largest width of outlines, in pixels of the overlay."""
+HALO, HALO_OPACITY = 0.5, 0.6
+"""Outlines lie on a white line, wider by this share of theirs on either side: blue on purple would not be seen."""
 SUPERSAMPLING = 2
 """Outlines are drawn this much larger and averaged: Pillow's lines have stairs."""
 
@@ -62,12 +64,14 @@ def _zoom(size: tuple[int, ...]) -> float:
 def _outlined(segmentation: Segmentation, zoom: float) -> Image.Image:
     height, width = (max(1, round(side * zoom)) for side in segmentation.classes.shape)
     image = Image.fromarray(segmentation.picture).resize((width, height), Image.Resampling.BICUBIC)
+    thinnest, thickest = OUTLINE_PX
+    outline = min(thickest, max(thinnest, OUTLINE_UM * zoom / segmentation.mpp))
     for tissue_class in NUCLEUS_CLASSES:
         polygons = [n.polygon for n in segmentation.nuclei if n.tissue_class == tissue_class]
         if polygons:
-            halo = _lines(polygons, zoom, image.size, OUTLINE + 2 * HALO)
+            halo = _lines(polygons, zoom, image.size, outline * (1 + 2 * HALO))
             image.paste(PAPER, mask=halo.point([round(coverage * HALO_OPACITY) for coverage in range(256)]))
-            image.paste(tissue_class.color, mask=_lines(polygons, zoom, image.size, OUTLINE))
+            image.paste(tissue_class.color, mask=_lines(polygons, zoom, image.size, outline))
     return image
 
 
