@@ -55,5 +55,5 @@ DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tensorrt-rtx": PORTABLE,
     }
 )
-"""Per runtime, the set that measured fastest there by ``benchmarks/rewrites.py``, for onnxruntime. Those of tensorrt and
-tensorrt-rtx follow from their engines' layer lists and are not measured yet."""
+"""Per runtime, the set that measured fastest there by ``benchmarks/rewrites.py``. That holds for onnxruntime; those of
+tensorrt and tensorrt-rtx follow from their engines' layer lists and are not measured yet."""
