@@ -3,47 +3,70 @@
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from unetsharp_engines.rewrites.graph import Graph, name_of
+from unetsharp_engines.rewrites.graph import Array, Graph, name_of
 from unetsharp_engines.rewrites.outcome import Outcome
 
-__all__ = ["spell_out_softplus"]
+__all__ = ["spell_mish_by_exp"]
+
+_CAP = 20.0
+"""From here on e(e + 2) / (e(e + 2) + 2) is 1 - 9e-18: one, in float32 and in float64."""
 
 
-def spell_out_softplus(graph: Graph) -> Outcome:
-    """Softplus(x) becomes log(1 + exp x), its definition; Mish(x) becomes x·tanh(log(1 + exp x)).
+def spell_mish_by_exp(graph: Graph) -> Outcome:
+    """tanh(softplus x) becomes e(e + 2) / (e(e + 2) + 2) with e = exp x, and Mish(x) is x times that.
 
-    ONNX Runtime's CPU provider computes Exp, Log and Tanh in vectors, but Softplus element by element. Beyond the
-    floating type's range exp x is infinite, its log too, and tanh gives 1: Mish stays x, never NaN. Below, 1 + exp x
-    rounds: the result is off by at most half a unit in the last place of 1. That is nothing in float32 and 5e-4 in
-    float16, which is therefore left alone.
+    softplus x = log(1 + e), and tanh y = (u² - 1) / (u² + 1) for u = exp y; here u = 1 + e, and u² - 1 = e(e + 2).
+    e is taken of min(x, 20), where the quotient has long rounded to 1, so that it cannot become infinite. No term
+    cancels: the result is as good relatively, for negative x too, as log(1 + exp x), which loses the digits of a small
+    e to the 1, is not. ONNX Runtime's CPU provider computes Exp in vectors, but Softplus one by one. float16, whose
+    range ends before e(e + 2) is large, is left alone.
     """
     kinds = graph.types()
-    spellings = {"Softplus": _spell_softplus, "Mish": _spell_mish}
-    found = [(node, kinds[node.input[0]][0]) for node in graph.nodes if node.op_type in spellings]
-    fine = [(node, kind) for node, kind in found if kind in (TensorProto.FLOAT, TensorProto.DOUBLE)]
-    for node, kind in fine:
-        one = graph.add_constant("one", np.array(1, helper.tensor_dtype_to_np_dtype(kind)))
-        graph.remove(node)
-        spellings[node.op_type](graph, node, one)
-    return Outcome(sites=tuple(name_of(node) for node, _ in fine), note=_note(len(found), len(fine)))
+    found = [node for node in graph.nodes if node.op_type == "Mish" or _is_softplus_of_mish(graph, node)]
+    fine = [node for node in found if kinds[node.input[0]][0] in (TensorProto.FLOAT, TensorProto.DOUBLE)]
+    for node in fine:
+        kind = helper.tensor_dtype_to_np_dtype(kinds[node.input[0]][0])
+        (_spell_mish if node.op_type == "Mish" else _spell_tanh_softplus)(graph, node, kind)
+    return Outcome(sites=tuple(name_of(node) for node in fine), note=_note(len(found), len(fine)))
 
 
 def _note(found: int, fine: int) -> str:
     if not found:
-        return "the graph holds no Softplus and no Mish"
-    return f"{found - fine} are not float32: log(1 + exp x) would lose digits" if found > fine else ""
+        return "the graph holds no Mish"
+    return f"{found - fine} are not float32: e(e + 2) would leave their range" if found > fine else ""
 
 
-def _spell_softplus(graph: Graph, node: NodeProto, one: str) -> None:
-    _log_one_plus_exp(graph, node, one, node.output[0])
+def _is_softplus_of_mish(graph: Graph, node: NodeProto) -> bool:
+    """Whether it is a Softplus that only a Tanh reads."""
+    if node.op_type != "Softplus":
+        return False
+    readers = graph.consumers(node.output[0])
+    return [r.op_type for r in readers] == ["Tanh"] and graph.is_read_only_by(node.output[0], *readers)
 
 
-def _spell_mish(graph: Graph, node: NodeProto, one: str) -> None:
-    softplus = _log_one_plus_exp(graph, node, one, f"{name_of(node)}/softplus")
-    tanh = graph.add("Tanh", [softplus], f"{name_of(node)}/tanh")
-    graph.add("Mul", [node.input[0], tanh], node.output[0])
+def _spell_tanh_softplus(graph: Graph, softplus: NodeProto, kind: np.dtype[np.generic]) -> None:
+    (tanh,) = graph.consumers(softplus.output[0])
+    graph.remove(softplus)
+    graph.remove(tanh)
+    _quotient(graph, softplus, kind, tanh.output[0])
 
 
-def _log_one_plus_exp(graph: Graph, node: NodeProto, one: str, output: str) -> str:
-    exponential = graph.add("Exp", [node.input[0]], f"{name_of(node)}/exp")
-    return graph.add("Log", [graph.add("Add", [exponential, one], f"{name_of(node)}/plus_one")], output)
+def _spell_mish(graph: Graph, mish: NodeProto, kind: np.dtype[np.generic]) -> None:
+    graph.remove(mish)
+    quotient = _quotient(graph, mish, kind, f"{name_of(mish)}/quotient")
+    graph.add("Mul", [mish.input[0], quotient], mish.output[0])
+
+
+def _quotient(graph: Graph, node: NodeProto, kind: np.dtype[np.generic], output: str) -> str:
+    """Add e(e + 2) / (e(e + 2) + 2) of the input of ``node``."""
+    name, x = name_of(node), node.input[0]
+
+    def constant(called: str, value: float) -> str:
+        array: Array = np.array(value, kind)
+        return graph.add_constant(called, array)
+
+    two = constant("two", 2.0)
+    e = graph.add("Exp", [graph.add("Min", [x, constant("cap", _CAP)], f"{name}/capped")], f"{name}/exp")
+    numerator = graph.add("Mul", [e, graph.add("Add", [e, two], f"{name}/exp_plus_two")], f"{name}/numerator")
+    denominator = graph.add("Add", [numerator, two], f"{name}/denominator")
+    return graph.add("Div", [numerator, denominator], output)

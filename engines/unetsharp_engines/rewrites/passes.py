@@ -10,7 +10,7 @@ from unetsharp_engines.rewrites.dilation import drop_taps_in_padding
 from unetsharp_engines.rewrites.gates import merge_gates
 from unetsharp_engines.rewrites.graph import Graph
 from unetsharp_engines.rewrites.low_resolution import deep_at_low_resolution, head_at_low_resolution, tailless_head
-from unetsharp_engines.rewrites.mish import spell_out_softplus
+from unetsharp_engines.rewrites.mish import spell_mish_by_exp
 from unetsharp_engines.rewrites.outcome import Outcome
 
 __all__ = ["DEFAULT", "PASSES", "PORTABLE"]
@@ -26,7 +26,7 @@ PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
         "deep-low-resolution": deep_at_low_resolution,
         "fold-batchnorm-forward": fold_into_consumers,
         "merge-gates": merge_gates,
-        "softplus-by-exp-log": spell_out_softplus,
+        "mish-by-exp": spell_mish_by_exp,
     }
 )
 """All passes; the order in which a set of them is best run."""
@@ -49,7 +49,7 @@ DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "head-low-resolution",
             "deep-low-resolution",
             "fold-batchnorm-forward",
-            "softplus-by-exp-log",
+            "mish-by-exp",
         ),
         "tensorrt": PORTABLE,
         "tensorrt-rtx": PORTABLE,
