@@ -43,36 +43,43 @@ Int = npt.NDArray[np.int32]
 
 
 def separate(foreground: Bool) -> Int:
-    """Number the nuclei of a foreground mask at `contract.MPP`: int32 [H, W], 0 outside, 1, 2, … in reading order.
+    """Number the nuclei of a foreground mask at `contract.MPP`: int32 [H, W], 0 outside, 1, 2, … from the top down.
 
     ``foreground`` is bool [H, W]. Nuclei are 4-connected, without holes, and at least `MIN_AREA_UM2` large. Each
     component is flooded from the h-maxima of its smoothed Euclidean distance transform (scikit-image); the picture's
     border counts as inside, since a nucleus goes on there.
     """
-    components, _ = ndimage.label(_close_small_holes(foreground), output=np.int32)
-    pieces = np.zeros_like(components)
+    return _whole_nuclei(_pieces(_close_small_holes(foreground)))
+
+
+def _pieces(foreground: Bool) -> Int:
+    """Number the watershed's basins of every component, from 1 on."""
+    components, _ = ndimage.label(foreground, output=np.int32)
+    pieces = np.zeros(foreground.shape, np.int32)
     count = 0
     for number, place in _places(components):
         mask = components[place] == number
         split = _split(mask)
         pieces[place][mask] = split[mask] + count
         count += int(split.max())
-    return _whole_nuclei(pieces)
+    return pieces
 
 
 def _places(numbered: Int) -> Iterator[tuple[int, tuple[slice, slice]]]:
     """Each number and its bounding box grown by `_MARGIN`, within the picture."""
     for index, box in enumerate(ndimage.find_objects(numbered)):
-        if box is not None:
-            rows, columns = (slice(max(0, s.start - _MARGIN), s.stop + _MARGIN) for s in box)
-            yield index + 1, (rows, columns)
+        rows, columns = (slice(max(0, s.start - _MARGIN), s.stop + _MARGIN) for s in box)
+        yield index + 1, (rows, columns)
 
 
 def _close_small_holes(foreground: Bool) -> Bool:
     gaps, _ = ndimage.label(~foreground, structure=_WITH_DIAGONALS, output=np.int32)
-    small = np.bincount(gaps.ravel()) <= _MAX_HOLE
-    small[0] = False
-    return np.asarray(foreground | small[gaps])
+    closed = np.array(foreground)
+    for index, box in enumerate(ndimage.find_objects(gaps)):
+        if max(s.stop - s.start for s in box) <= _MAX_HOLE:
+            gap = gaps[box] == index + 1
+            closed[box] |= gap & (np.count_nonzero(gap) <= _MAX_HOLE)
+    return closed
 
 
 def _split(mask: Bool) -> Int:
@@ -107,24 +114,21 @@ def _h_maxima(surface: npt.NDArray[np.float32]) -> tuple[Int, int]:
 
 
 def _whole_nuclei(pieces: Int) -> Int:
-    """Close the holes of each piece, drop the small, and number the rest in reading order.
+    """Close the holes of each piece, drop the small, and number the rest anew, in the same order. Changes ``pieces``.
 
     A piece inside another's hole becomes part of it: the outer comes first in reading order, so what it has taken is
     gone when the inner one's turn comes.
     """
-    nuclei = pieces.copy()
     for index, box in enumerate(ndimage.find_objects(pieces)):
-        if box is None:
+        if box is None:  # the number of a sliver
             continue
-        view = nuclei[box]
-        own = view == index + 1
-        filled = ndimage.binary_fill_holes(own, structure=_WITH_DIAGONALS)
+        view = pieces[box]
+        filled = ndimage.binary_fill_holes(view == index + 1, structure=_WITH_DIAGONALS)
         view[filled] = index + 1 if np.count_nonzero(filled) >= _MIN_AREA else 0
-    return _renumbered(nuclei)
+    return _renumbered(pieces)
 
 
 def _renumbered(numbered: Int) -> Int:
-    present = np.bincount(numbered.ravel()) > 0
-    present[0] = False
+    present = np.array([False, *(box is not None for box in ndimage.find_objects(numbered))])
     renumber = np.cumsum(present, dtype=np.int32) * present
     return np.asarray(renumber[numbered], np.int32)

@@ -1,6 +1,5 @@
 """PNG and JPEG, by Pillow."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,18 +44,15 @@ def read(path: Path) -> Picture:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    with warnings.catch_warnings():
-        # Pillow warns of decompression bombs from 89 million pixels on and raises from 179; our limit is `check_size`.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(path, formats=("PNG", "JPEG"))
-        except Image.DecompressionBombError as error:
-            raise InputError(f"too large for one picture ({error}); cut it") from error
-        with image:
-            width, height = image.size
-            check_size(height, width)
-            _check_mode(path, image)
-            yield image
+    try:
+        image = Image.open(path, formats=("PNG", "JPEG"))
+    except Image.DecompressionBombError as error:  # Pillow's limit, 179 million pixels, lies beyond ours
+        raise InputError(f"too large for one picture ({error}); cut it") from error
+    with image:
+        width, height = image.size
+        check_size(height, width)
+        _check_mode(path, image)
+        yield image
 
 
 def _check_mode(path: Path, image: Image.Image) -> None:

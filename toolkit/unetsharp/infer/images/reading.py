@@ -1,9 +1,14 @@
 """Reading any picture file: the format is told by the first bytes, never by the name."""
 
 import struct
+import tokenize
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from tifffile import TiffFileError
 
 from unetsharp.infer.images import npy, raster, tiff
 from unetsharp.infer.images.picture import Header, Picture
@@ -17,7 +22,8 @@ SLIDE_SUFFIXES = frozenset(
 """Whole-slide formats, known by name: several are TIFF inside."""
 
 _DECODER_ERRORS = (
-    OSError, ValueError, SyntaxError, RuntimeError, struct.error, EOFError, LookupError, TypeError, ArithmeticError,
+    OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, TypeError, ArithmeticError,
+    struct.error, tokenize.TokenError, zlib.error, TiffFileError,
 )  # fmt: skip
 """What Pillow, tifffile, imagecodecs and numpy raise on damaged files, by their own account and by fuzzing them."""
 
@@ -49,7 +55,9 @@ def probe(path: Path) -> Header:
 
 def _named(path: Path, work: Callable[[], _T]) -> _T:
     try:
-        return work()
+        with warnings.catch_warnings():  # of odd metadata; what makes the pixels doubtful raises
+            warnings.simplefilter("ignore")
+            return work()
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except MemoryError as error:
