@@ -144,8 +144,9 @@ def _table(pictures: list[dict[str, Any]]) -> "RenderableType":
         counts = [picture["counts"].get(name, 0) for name in names]
         numbers = (f"{n:,}" for n in (*counts, sum(counts)))
         table.add_row(Text(picture["picture"]), *numbers, f"{sum(picture['seconds'].values()):.1f}")
-    for column, cells in zip(table.columns[1:-1], _totals(pictures, names), strict=True):
-        column.footer = f"{cells:,}"
+    table.columns[0].footer = f"{len(pictures)} pictures"
+    for column, total in zip(table.columns[1:-1], _totals(pictures, names), strict=True):
+        column.footer = f"{total:,}"
     return table
 
 

@@ -50,7 +50,7 @@ class Output:
         if self.as_json:
             sys.stdout.write(json.dumps(data, default=str) + "\n")
         elif human is not None:
-            self._console(sys.stdout).print(human)
+            self._console(sys.stdout).print(human, crop=False)  # paths are to be copied whole
 
     def say(self, message: str) -> None:
         """Tell the user one line. Rich markup is not interpreted: file names may hold brackets."""
