@@ -91,7 +91,7 @@ def _legend(segmentation: Segmentation, zoom: float, width: int) -> Image.Image:
     """A strip at least ``width`` wide: one entry a class, wrapped into rows, and the scale bar."""
     font = ImageFont.load_default(TEXT)
     entries = [(c, _entry(segmentation, c)) for c in NUCLEUS_CLASSES]
-    column = max(round(font.getlength(text)) for _, text in entries) + 3 * TEXT
+    column = max(round(font.getlength(text)) for _, text in entries) + 5 * TEXT // 2
     width = max(width, column + TEXT)
     per_row = max(1, (width - TEXT) // column)
     bar_um, bar_px = _bar(segmentation.mpp / zoom, width)
