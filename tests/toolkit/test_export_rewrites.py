@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 import unetsharp
 from unetsharp.cli.app import app
 from unetsharp.export.comparison import compare, sample_tiles
-from unetsharp.export.exporter import GATES
 from unetsharp.export.torch_runtime import TorchRuntime
 from unetsharp_engines.model_info import METADATA_KEY
 from unetsharp_engines.rewrites import PORTABLE, REWRITES_KEY, RewriteReport
@@ -42,12 +41,7 @@ def test_trained_network_agrees_with_pytorch(exports, tuned: bool) -> None:
     path, _ = exports["--rewrite"]
     with TorchRuntime(EDGE, device="cpu") as reference, OnnxRuntime(path, threads=1, tuned=tuned) as candidate:
         seen = compare(reference, candidate, sample_tiles(192))
-    if (
-        tuned
-    ):  # Softplus spelled out rounds more coarsely: held to the share of the largest logit that export is held to
-        GATES["fp32"].check(seen, "the tuned ONNX")
-    else:
-        assert seen.max_difference <= 1e-4
+    assert seen.max_difference <= 1e-4
     assert seen.largest_logit > 1
 
 
