@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence import evidence
 from unetsharp.build.bundle import open_bundle
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.files import replacing
@@ -90,20 +90,13 @@ def main() -> None:
     for run in runs:
         print(f"{run['precision']} {','.join(run['targets'])}: {run['build_s']} s, {run['engine_mb']} MB")
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version(), "gpu": None},
+        **evidence("TensorRT-RTX's time to build U-Net# without a GPU", ("torch", "onnx"), ("toolkit", "engines")),
         "network": {"encoder": options.encoder, "width": options.width, "onnx_mb": round(size / 1e6, 2)},
         "profile": "1,8,16 tiles of 256 px",
         "runs": runs,
     }
     with replacing(options.out) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

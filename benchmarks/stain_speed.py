@@ -11,14 +11,8 @@ repository's (`tests/data`), reflected to 256², or the ``images`` (uint8 [N, 25
 import argparse
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +22,9 @@ import torch
 from PIL import Image
 from torchstain.torch.normalizers.macenko import TorchMacenkoNormalizer
 
+from evidence import ROOT, evidence
 from unetsharp_engines.files import replacing
 from unetsharp_engines.stain import StainStatus, estimate
-
-ROOT = Path(__file__).parents[1]
 
 Tile = npt.NDArray[np.uint8]
 
@@ -48,7 +41,9 @@ def main() -> None:
     torch.set_num_threads(1)
     tiles = repository_tiles() if arguments.tiles is None else np.load(arguments.tiles)["images"]
     sound = [tile for tile in tiles if estimate(tile).status is StainStatus.OK]
-    report = {**evidence(), "tiles": len(sound), "rounds": arguments.rounds, **compare(sound, arguments.rounds)}
+    what = "Macenko estimation and normalization of one 256 by 256 tile: processor time on one core"
+    proof = evidence(what, ("numpy", "torch", "torchstain"), ("engines",))
+    report = {**proof, "tiles": len(sound), "rounds": arguments.rounds, **compare(sound, arguments.rounds)}
     with replacing(arguments.out) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
@@ -90,35 +85,6 @@ def torchstain_normalize() -> Callable[[Tile], object]:
     """torchstain's estimation and normalization of uint8 [H, W, 3]."""
     normalizer = TorchMacenkoNormalizer()
     return lambda tile: normalizer.normalize(torch.from_numpy(tile).permute(2, 0, 1), stains=False)
-
-
-def evidence() -> dict[str, Any]:
-    """What was run, on what, when."""
-    packages = ("numpy", "torch", "torchstain", "unetsharp")
-    return {
-        "what": "Macenko estimation and normalization of one 256 by 256 tile: processor time on one core",
-        "command": "OMP_NUM_THREADS=1 " + shlex.join(["python", *sys.argv]),
-        "commit": git("rev-parse", "HEAD") + (" with changes" if git("diff", "HEAD", "--", "engines") else ""),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu_name(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
-
-
-def git(*arguments: str) -> str:
-    """What git says in this repository."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def cpu_name() -> str:
-    """The processor's own name where Linux tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

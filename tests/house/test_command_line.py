@@ -1,13 +1,24 @@
 """The installed program as a person meets it: help, version, mistakes, speed."""
 
+import inspect
 import json
 import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from unetsharp.cli.export import export
+from unetsharp.cli.infer import infer
+from unetsharp.cli.quantize import quantize
+from unetsharp.export.exporter import ExportSettings
+from unetsharp.infer.run import FORMATS
+from unetsharp.infer.segmentation import BATCH
+from unetsharp.quantize.quantizer import QuantizeSettings
+from unetsharp_engines.contract import TILE
 
 PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
 COMMANDS = {"demo", "train", "evaluate", "data", "export", "quantize", "build-engine", "infer", "inspect", "doctor"}
@@ -49,6 +60,22 @@ def test_help_is_fast() -> None:
 
 def test_version() -> None:
     assert run("--version").stdout.startswith("unetsharp 0.")
+
+
+def default(function: Callable[..., None], option: str) -> object:
+    return inspect.signature(function).parameters[option].default
+
+
+def test_options_default_to_what_the_packages_default_to() -> None:
+    """The command modules import neither numpy nor the contract, so their defaults are written there a second time."""
+    assert default(export, "size") == TILE
+    assert default(export, "opset") == ExportSettings().opset
+    assert default(infer, "batch") == BATCH
+    assert set(str(default(infer, "formats")).split(",")) == set(FORMATS)
+    settings = QuantizeSettings()
+    assert (default(quantize, "method"), default(quantize, "images")) == (settings.method, settings.images)
+    assert default(quantize, "max_dice_drop") == settings.budget.max_dice_drop
+    assert default(quantize, "min_agreement") == settings.budget.min_agreement
 
 
 def test_a_mistyped_command_exits_2_and_names_the_near_one() -> None:

@@ -149,7 +149,6 @@ def test_load_is_of_the_package_and_lazy() -> None:
         _ = unetsharp.nothing
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="the shipped network is not there yet")
 def test_the_shipped_network_segments(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -93,8 +93,6 @@ def test_an_engine_that_computes_in_fp16_was_built_from_fp16_tensors(source: Pat
 @pytest.mark.usefixtures("rtx")
 def test_the_shipped_u_net_sharp_is_built(tmp_path: Path) -> None:
     edge = Path(str(files("unetsharp"))) / "assets" / "edge.onnx"
-    if not edge.is_file():
-        pytest.skip("the edge-sized network is not in this checkout")
     options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86", "sm89"))
     bundle = build_bundle(edge, tmp_path / "bundle", options, QUIET)
     assert bundle.manifest.info.name == "unetsharp-edge"

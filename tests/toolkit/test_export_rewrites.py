@@ -17,7 +17,6 @@ from unetsharp_engines.rewrites import PORTABLE, REWRITES_KEY, RewriteReport
 from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
 
 EDGE = Path(unetsharp.__file__).parent / "assets" / "edge.safetensors"
-pytestmark = pytest.mark.skipif(not EDGE.is_file(), reason="the trained weights are not there yet")
 
 
 @pytest.fixture(scope="module")

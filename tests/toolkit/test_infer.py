@@ -33,7 +33,6 @@ PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
 SHARED = Path(os.environ.get("UNETSHARP_SHARED", Path(__file__).parents[3] / "shared"))
 SLIDE = SHARED / "data" / "slides" / "CMU-1-Small-Region.svs"
 
-needs_network = pytest.mark.skipif(not (ASSETS / "edge.onnx").is_file(), reason="the shipped network is not there yet")
 
 DISCS: list[Disc] = [(40, 40, 12, "Neoplastic"), (90, 50, 10, "Inflammatory"), (60, 95, 11, "Connective")]
 INFO = ModelInfo(name="painter", encoder="none", width=1, train_size=256, untaught=("Epithelial", "Dead"))
@@ -325,7 +324,6 @@ def seam_strength(background: npt.NDArray[np.floating], axis: Axis) -> float:
     return float(at_edges / at_lines)
 
 
-@needs_network
 @pytest.mark.slow
 def test_the_tile_grids_place_hardly_matters_and_no_seam_is_seen() -> None:
     """1024² pixels, the tile grid as it is and shifted, one fixed stain transform.
@@ -356,7 +354,6 @@ def test_seam_strength_sees_seams() -> None:
     assert seam_strength(plane, axis) > 1.5
 
 
-@needs_network
 def test_the_installed_command_with_what_ships(tmp_path: Path) -> None:
     save(tmp_path / "x.png", crop(1024)[300:417, 200:331])
     words = [PROGRAM, "infer", str(tmp_path / "x.png"), "-o", str(tmp_path / "out"), "--json"]
@@ -366,7 +363,6 @@ def test_the_installed_command_with_what_ships(tmp_path: Path) -> None:
     assert "ship" in done.stderr, "says that it took the weights that ship"
 
 
-@needs_network
 @pytest.mark.slow
 @pytest.mark.skipif(not SLIDE.is_file(), reason=f"{SLIDE} is not there")
 def test_a_real_slides_region(tmp_path: Path) -> None:

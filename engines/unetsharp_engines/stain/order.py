@@ -15,8 +15,8 @@ _SLACK = 0.02
 def nearest_rank(values: npt.NDArray[np.float64], percent: float) -> float:
     """The one of ``values``, float64 (N,), N ≥ 1, whose rank is nearest to ``percent`` (0 to 100); no interpolation.
 
-    torchstain's percentile. Exact, by selection within a bracket that a sample suggests (Floyd and Rivest 1975; ten
-    times faster than a partition of 65536 values); should the rank not lie in the bracket, all values are partitioned.
+    torchstain's percentile. Exact, by selection within a bracket that a sample suggests (Floyd and Rivest 1975), most
+    of the values being counted, not moved; should the rank not lie in the bracket, all values are partitioned.
     """
     rank = round(0.01 * percent * (values.size - 1))
     low, high = _bracket(values, rank)

@@ -10,7 +10,7 @@ from unetsharp_engines.errors import InputError
 __all__ = ["blocks", "check_rgb"]
 
 BLOCK: int = 1 << 13
-"""Pixels worked on at a time: their float64 channels, 192 KiB, stay in a core's cache (twice as fast as 2^16)."""
+"""Pixels worked on at a time: their float64 channels, 192 KiB, stay in a core's cache."""
 
 
 def check_rgb(image: npt.NDArray[np.uint8]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unetsharp.cli.output import Output
+from unetsharp.cli.output import Output, facts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,9 +51,6 @@ def export(
 
 
 def _summary(report: "ExportReport") -> "RenderableType":
-    from rich.table import Table
-    from rich.text import Text
-
     seen, settings = report.comparison, report.settings
     rows = {
         "ONNX": f"{report.path}, {report.bytes / 1e6:.1f} MB",
@@ -65,10 +62,7 @@ def _summary(report: "ExportReport") -> "RenderableType":
         f"(logits reach {seen.largest_logit:.3g})",
         "Same class": f"{seen.agreement:.4%} of pixels on {seen.tiles} tiles of a real slide, as PyTorch says",
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(name, Text(value, overflow="fold"))
-    return table
+    return facts(rows)
 
 
 def _rewrites(report: "ExportReport") -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["Advance", "Output", "Verbosity"]
+__all__ = ["Advance", "Output", "Verbosity", "facts"]
 
 
 class Verbosity(Enum):
@@ -96,6 +96,17 @@ class Output:
         from rich.console import Console
 
         return Console(file=stream)
+
+
+def facts(rows: Mapping[str, str]) -> "RenderableType":
+    """Names beside values, a line each, as commands end with; values too long for the terminal go on below."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, Text(value, overflow="fold"))
+    return table
 
 
 def _rate_column(unit: str) -> Any:

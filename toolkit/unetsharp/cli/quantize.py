@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unetsharp.cli.output import Output
+from unetsharp.cli.output import Output, facts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,9 +58,6 @@ quantize.resume_hint = "give the same command again to go on"  # type: ignore[at
 
 
 def _summary(out: Path, report: Path, quantized: "Quantized") -> "RenderableType":
-    from rich.table import Table
-    from rich.text import Text
-
     drift = quantized.drift
     floats = [layer["name"] for layer in quantized.report["layers"] if layer["precision"] == "float"]
     rows = {
@@ -72,7 +69,4 @@ def _summary(out: Path, report: Path, quantized: "Quantized") -> "RenderableType
         f"on {drift.images} patches it was not calibrated on",
         "Same class": f"{drift.agreement:.3%} of pixels",
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(name, Text(value, overflow="fold"))
-    return table
+    return facts(rows)

@@ -11,10 +11,11 @@ from unetsharp.export.comparison import Comparison, Gate, compare, sample_tiles
 from unetsharp.export.precision import to_fp16
 from unetsharp.export.torch_runtime import TorchRuntime
 from unetsharp.export.tracing import trace
+from unetsharp.onnx_output import check_onnx_path, write_whole
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import CLASSES, MAX_SIDE, SIDE_MULTIPLE, TILE
 from unetsharp_engines.errors import InputError
-from unetsharp_engines.files import replacing, sha256_of
+from unetsharp_engines.files import sha256_of
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Out
     """
     from unetsharp_engines.rewrites import rewrite
 
-    _check_path(path)
+    check_onnx_path(path)
     with TorchRuntime(weights, device="cpu") as reference:
         output.say(f"Tracing {reference.info.name}: {reference.info.encoder}, width {reference.info.width}")
         traced = trace(reference.network, size=settings.size, opset=settings.opset)
@@ -97,7 +98,7 @@ def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Out
         content = model.SerializeToString()
         output.say("Comparing it with PyTorch on tiles of a real slide")
         seen = _compared(reference, content, settings)
-    _write(path, content)
+    write_whole(path, content)
     return ExportReport(
         path=path,
         sha256=sha256_of(path),
@@ -145,18 +146,3 @@ def _stain(info: ModelInfo) -> str:
     if info.stain == "none":
         return "none"
     return f"{info.stain}, to stains {TARGET_STAINS.tolist()}, concentrations {TARGET_MAX_CONCENTRATIONS.tolist()}"
-
-
-def _check_path(path: Path) -> None:
-    if path.suffix != ".onnx":
-        raise InputError(f"-o {path}: wanted a name that ends in .onnx")
-    if path.is_dir():
-        raise InputError(f"-o {path}: is a folder; wanted a file name in it")
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"-o {path}: cannot be written there ({error.strerror})") from error

@@ -2,7 +2,7 @@
 
 The exporter is PyTorch's TorchScript one, on purpose: it writes opset 17, which every TensorRT from 8.6 on parses, and
 spells Mish out as Softplus, Tanh, Mul, which TensorRT fuses into the convolution. The newer one (torch.export) has no
-opset below 18, writes the Mish operator, fails to convert that down, and takes five to ten times as long.
+opset below 18, writes the Mish operator and fails to convert that down.
 """
 
 import io

@@ -155,8 +155,8 @@ class Run:
         return {
             "picture": file.name,
             "path": str(file.path),
-            "sha256": sha256_of(file.path),
-            "fingerprint": self._fingerprint(file),
+            "sha256": (digest := sha256_of(file.path)),
+            "fingerprint": self._fingerprint(digest),
             **_about(result),
             "mpp_from": source,
             "outputs": outputs,
@@ -198,11 +198,11 @@ class Run:
         except InputError:
             return 0
 
-    def _fingerprint(self, file: InputFile) -> str:
-        """Equal for equal results: the file, the model, the version, and every setting that changes an output."""
+    def _fingerprint(self, digest: str) -> str:
+        """Equal for equal results: the file (SHA-256 ``digest``), model, version, and what changes an output."""
         stain = self._settings.stain
         facts = [
-            sha256_of(file.path), self._model["sha256"], __version__, self._runtime.name, self._mpp,
+            digest, self._model["sha256"], __version__, self._runtime.name, self._mpp,
             stain.scope.value, stain.transform.digest, self.record["tiling"], self._formats,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -214,7 +214,7 @@ class Run:
             for file in inputs
             if file.name in earlier
             and all((self._folder / name).is_file() for name in earlier[file.name]["outputs"].values())
-            and earlier[file.name]["fingerprint"] == self._fingerprint(file)
+            and earlier[file.name]["fingerprint"] == self._fingerprint(sha256_of(file.path))
         }
 
     def _finish(self) -> None:
