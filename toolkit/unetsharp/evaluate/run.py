@@ -9,19 +9,17 @@ import numpy.typing as npt
 from unetsharp.evaluate.evaluation import Evaluation, Patch, Scores
 from unetsharp.infer.nuclei import find_nuclei
 from unetsharp.infer.resolution import Scale
-from unetsharp_engines.contract import MPP, NUCLEUS_CLASSES, TILE
+from unetsharp_engines.contract import MPP, NUCLEUS_CLASSES
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.runtimes.base import Runtime
 from unetsharp_engines.stain import IDENTITY, StainPlan
 from unetsharp_trainer.data.pannuke import UNKNOWN, Fold
 from unetsharp_trainer.metrics.instances import by_class, centroids, judged
 
-__all__ = ["Prediction", "evaluate", "predict", "stain_as_trained"]
+__all__ = ["Prediction", "evaluate", "predict", "prediction", "stain_as_trained"]
 
 BATCH = 16
 """Patches given to the runtime at once."""
-
-_SCALE = Scale(TILE, TILE, MPP)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +27,9 @@ class Prediction:
     """What a network says of one patch."""
 
     channels: npt.NDArray[np.uint8]
-    """Most probable channel of each pixel, [256, 256], 0 to 5."""
+    """Most probable channel of each pixel, [H, W], 0 to 5."""
     instances: npt.NDArray[np.int32]
-    """Nuclei as `unetsharp.infer` separates them, [256, 256]: 0 none, else 1 to n."""
+    """Nuclei as `unetsharp.infer` separates them, [H, W]: 0 none, else 1 to n."""
     classes: npt.NDArray[np.uint8]
     """Channel of each nucleus, [n], 0 to 4."""
 
@@ -55,7 +53,7 @@ def predict(runtime: Runtime, fold: Fold, indices: Iterable[int]) -> Iterator[Pr
     plan, wanted = stain_as_trained(runtime.info), list(indices)
     for first in range(0, len(wanted), BATCH):
         tiles_NHWC = np.stack([fold.image(index) for index in wanted[first : first + BATCH]])
-        yield from map(_prediction, runtime.probabilities(tiles_NHWC, plan))
+        yield from map(prediction, runtime.probabilities(tiles_NHWC, plan))
 
 
 def stain_as_trained(info: ModelInfo) -> StainPlan:
@@ -63,8 +61,11 @@ def stain_as_trained(info: ModelInfo) -> StainPlan:
     return StainPlan(IDENTITY, per_tile=info.stain == "macenko")
 
 
-def _prediction(probabilities_CHW: npt.NDArray[np.float32]) -> Prediction:
-    instances, nuclei = find_nuclei(probabilities_CHW.astype(np.float16), _SCALE)
+def prediction(probabilities_CHW: npt.NDArray[np.float32]) -> Prediction:
+    """What class probabilities [6, H, W] at `contract.MPP` say: nuclei are found as ``unetsharp infer`` finds them."""
+    height, width = probabilities_CHW.shape[1:]
+    scale = Scale(height, width, MPP)
+    instances, nuclei = find_nuclei(probabilities_CHW.astype(np.float16), scale)
     return Prediction(
         channels=probabilities_CHW.argmax(axis=0).astype(np.uint8),
         instances=instances,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from unetsharp_engines.rewrites import RewriteReport
 
-__all__ = ["GATES", "OPSETS", "ExportReport", "ExportSettings", "export_onnx"]
+__all__ = ["GATES", "OPSETS", "Converted", "ExportReport", "ExportSettings", "convert", "export_onnx"]
 
 OPSETS = range(17, 21)
 """ONNX opsets that can be written: 17 parses from TensorRT 8.6 on; the exporter ends at 20."""
@@ -79,35 +79,50 @@ class ExportReport:
         return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A network as ONNX, not compared yet."""
+
+    content: bytes
+    """The ONNX: the same bytes for the same weights, settings and versions."""
+    info: ModelInfo
+    rewrites: "RewriteReport | None"
+
+
+def convert(reference: TorchRuntime, settings: ExportSettings) -> Converted:
+    """The network of ``reference``, which is on the CPU, as ONNX. Raises MissingCapabilityError without onnxsim."""
+    from unetsharp_engines.rewrites import rewrite
+
+    traced = trace(reference.network, size=settings.size, opset=settings.opset)
+    exact, rewrites = rewrite(traced) if settings.rewrite else (traced, None)
+    model = to_fp16(exact) if settings.precision == "fp16" else exact
+    info = dataclasses.replace(reference.info, tile=settings.size, tool_version=__version__)
+    _describe(model, info, rewrites)
+    return Converted(content=model.SerializeToString(), info=info, rewrites=rewrites)
+
+
 def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Output) -> ExportReport:
     """Write the network of ``weights`` to ``path`` as ONNX, unless it differs from PyTorch.
 
     Raises InputError for unfit weights or path, MissingCapabilityError without PyTorch or onnxsim, GateFailedError
     where the ONNX, run by ONNX Runtime on the CPU, misses its gate; there is no file then.
     """
-    from unetsharp_engines.rewrites import rewrite
-
     check_onnx_path(path)
     with TorchRuntime(weights, device="cpu") as reference:
         output.say(f"Tracing {reference.info.name}: {reference.info.encoder}, width {reference.info.width}")
-        traced = trace(reference.network, size=settings.size, opset=settings.opset)
-        exact, rewrites = rewrite(traced) if settings.rewrite else (traced, None)
-        model = to_fp16(exact) if settings.precision == "fp16" else exact
-        info = dataclasses.replace(reference.info, tile=settings.size, tool_version=__version__)
-        _describe(model, info, rewrites)
-        content = model.SerializeToString()
+        converted = convert(reference, settings)
         output.say("Comparing it with PyTorch on tiles of a real slide")
-        seen = _compared(reference, content, settings)
-    write_whole(path, content)
+        seen = _compared(reference, converted.content, settings)
+    write_whole(path, converted.content)
     return ExportReport(
         path=path,
         sha256=sha256_of(path),
-        bytes=len(content),
+        bytes=len(converted.content),
         settings=settings,
-        info=info,
+        info=converted.info,
         comparison=seen,
         bound=GATES[settings.precision].bound(seen),
-        rewrites=rewrites,
+        rewrites=converted.rewrites,
     )
 
 

@@ -305,6 +305,10 @@ def _selection_record(selection: Selection) -> dict[str, Any]:
     }
 
 
+def _folds(selection: dict[str, Any]) -> list[int]:
+    return sorted({fold for fold, _ in selection["patches"]})
+
+
 def _described(model: "onnx.ModelProto", report: dict[str, Any]) -> bytes:
     """The model's bytes, with what matters of ``report`` in its metadata."""
     import onnx
@@ -314,6 +318,8 @@ def _described(model: "onnx.ModelProto", report: dict[str, Any]) -> bytes:
         **{key: report[key] for key in keys},
         "images": report["calibration"]["images"],
         "images_sha256": report["calibration"]["images_sha256"],
+        "calibration_folds": _folds(report["calibration"]),
+        "judged_by_folds": _folds(report["judged_by"]),
         "float_layers": [layer["name"] for layer in report["layers"] if layer["precision"] == "float"],
     }
     metadata = {entry.key: entry.value for entry in model.metadata_props}
