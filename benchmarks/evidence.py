@@ -17,11 +17,10 @@ ROOT = Path(__file__).parents[1]
 
 def evidence(what: str, packages: tuple[str, ...], sources: tuple[str, ...]) -> dict[str, Any]:
     """``what`` was measured; versions of ``packages``; whether ``sources`` (paths in the repository) were changed."""
-    changed = _git("status", "--porcelain", "--", *sources)
     return {
         "what": what,
         "command": portable(["python", *sys.argv]),
-        "commit": _git("rev-parse", "HEAD") + (" with changes" if changed else ""),
+        "commit": _commit(sources),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -34,6 +33,14 @@ def evidence(what: str, packages: tuple[str, ...], sources: tuple[str, ...]) -> 
 def portable(command: list[str]) -> str:
     """The command as one line; a path of this machine alone is shown by its last part."""
     return shlex.join([Path(word).name if Path(word).is_absolute() else word for word in command])
+
+
+def _commit(sources: tuple[str, ...]) -> str:
+    """A machine that was sent the files alone cannot tell; whoever sent them can write it in."""
+    if not (ROOT / ".git").exists():
+        return "unknown: not a git checkout"
+    changed = _git("status", "--porcelain", "--", *sources)
+    return _git("rev-parse", "HEAD") + (" with changes" if changed else "")
 
 
 def _git(*arguments: str) -> str:

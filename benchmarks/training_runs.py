@@ -26,7 +26,8 @@ def trained_and_judged(data: Path, out: Path, options: dict[str, str], test_fold
         "seconds": round(seconds, 1),
         "epochs": trained["epochs"],
         "best_epoch": trained["best_epoch"],
-        "training_images_per_second": round(_rate(out), 2),
+        "training_images_per_second": round(statistics.median(_column(out, "images_per_second")), 2),
+        "peak_memory_gb": round(max(_column(out, "memory_mb")) / 1024, 2),
         "test": judged(Path(trained["weights"]), data, test_fold),
     }
 
@@ -45,9 +46,10 @@ def _unetsharp(arguments: list[str]) -> dict[str, Any]:
     return report
 
 
-def _rate(out: Path) -> float:
+def _column(out: Path, name: str) -> list[float]:
+    """One number of each epoch."""
     with (out / "history.csv").open(newline="") as file:
-        return statistics.median(float(row["images_per_second"]) for row in csv.DictReader(file))
+        return [float(row[name]) for row in csv.DictReader(file)]
 
 
 def _short(scores: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,17 @@ def test_early_stopping(data: Path, tmp_path: Path) -> None:
     assert "no better validation Dice in the 2 epochs" in result.stderr
 
 
+def test_run_by_time_ends_with_it_and_so_does_its_rate(data: Path, tmp_path: Path) -> None:
+    options = ["--minutes", "0.03", "--batch", "4", "--recipe", "scratch", "--folds", "1,-,-"]
+    result = CliRunner().invoke(app, ["train", "--data", str(data), "--out", str(tmp_path / "r"), *TINY, *options])
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "r" / "weights.safetensors").exists()
+    seconds = [float(row["seconds"]) for row in rows(tmp_path / "r")]
+    assert 1.8 <= sum(seconds) < 1.8 + 2 * max(seconds)
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "r")]
+    assert rates[-1] < 0.2 * max(rates)
+
+
 def test_phases_freeze_what_the_paper_freezes() -> None:
     model = UNetSharp(ENCODER, 4)
     norms = [m for m in model.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -203,25 +215,26 @@ def test_loader_processes_do_not_change_a_pixel() -> None:
     from unetsharp_trainer.training.sampling import training_loader
 
     windows = TrainingWindows([Arrays(6, 0)], paper_augmentation(64), 0)
-    sampler = EpochSampler(patches=6, batch=2, world=World(), seed=0, epoch=1)
+    sampler = EpochSampler(patches=6, batch=2, world=World(), seed=0, epochs=2)
     alone = list(training_loader(windows, sampler, workers=0, pin=False))
     shared = list(training_loader(windows, sampler, workers=2, pin=False))
-    assert len(alone) == 3
+    assert len(alone) == 6
     for a, b in zip(alone, shared, strict=True):
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])
+
+
+def sampler_of(patches: int, batch: int, world: World, epoch: int) -> EpochSampler:
+    return EpochSampler(patches=patches, batch=batch, world=world, seed=5, epoch=epoch, epochs=epoch + 1)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(0, 3))
 def test_processes_share_an_epoch_without_overlap(patches: int, batch: int, size: int, epoch: int) -> None:
     """Step by step they see together what one process of their joint batch would see."""
-    alone = EpochSampler(patches=patches, batch=batch * size, world=World(), seed=5, epoch=epoch)
-    shared = [
-        EpochSampler(patches=patches, batch=batch, world=World(r, size), seed=5, epoch=epoch) for r in range(size)
-    ]
-    keys = [list(sampler) for sampler in shared]
-    assert all(len(own) == len(sampler) == alone.batches * batch for own, sampler in zip(keys, shared, strict=True))
+    alone = sampler_of(patches, batch * size, World(), epoch)
+    keys = [list(sampler_of(patches, batch, World(rank, size), epoch)) for rank in range(size)]
+    assert all(len(own) == alone.batches * batch for own in keys)
     for number in range(alone.batches):
         together = {key for own in keys for key in own[number * batch : (number + 1) * batch]}
         assert together == set(list(alone)[number * batch * size : (number + 1) * batch * size])
@@ -229,9 +242,17 @@ def test_processes_share_an_epoch_without_overlap(patches: int, batch: int, size
 
 @given(st.integers(0, 4))
 def test_sampler_goes_on_where_it_stopped(start: int) -> None:
-    whole = EpochSampler(patches=11, batch=2, world=World(), seed=1, epoch=2)
+    whole = EpochSampler(patches=11, batch=2, world=World(), seed=1, epoch=2, epochs=5)
     rest = replace(whole, start=start)
     assert list(rest) == list(whole)[2 * start :]
+    assert list(replace(whole, epoch=3)) == list(whole)[2 * whole.batches :]
+
+
+def test_sampler_without_an_end_goes_on_epoch_by_epoch() -> None:
+    endless = EpochSampler(patches=11, batch=2, world=World(), seed=1, epochs=None)
+    ended = replace(endless, epochs=3)
+    assert list(islice(endless, 30)) == list(ended)
+    assert [sorted(key[0] for key in list(ended)[at : at + 10]) for at in (0, 10, 20)] == [[e] * 10 for e in range(3)]
 
 
 def test_input_is_scaled_bytes_in_channels_last() -> None:
@@ -257,6 +278,8 @@ def test_truth_is_drawn_in_class_colours() -> None:
         (["--recipe", "best"], "one of paper, scratch"),
         (["--loss", "focal"], "one of paper, author, ce-dice"),
         (["--folds", "1,2,7"], "no fold 7"),
+        (["--minutes", "0"], "it must be above 0"),
+        (["--minutes", "5", "--epochs", "3"], "give one of them"),
         (["--resume"], "no such checkpoint"),
         (["--encoder", "resnet5000"], "resnet5000"),
     ],

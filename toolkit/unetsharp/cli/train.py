@@ -29,6 +29,9 @@ def train(
     folds: Annotated[str, typer.Option(help="TRAIN,VALID,TEST; 1+2,-,3 joins folds, - is none.")] = "1,2,3",
     stain: Annotated[str, typer.Option(help="Macenko by [b]tile[/b], or [b]none[/b].")] = "tile",
     epochs: Annotated[int | None, typer.Option(help="Paper: 50.", show_default="recipe's")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train for so long instead, however many epochs it makes.", show_default=False)
+    ] = None,
     frozen_epochs: Annotated[
         int | None, typer.Option(help="First epochs with the encoder frozen. Paper: 5.", show_default="recipe's")
     ] = None,
@@ -87,8 +90,10 @@ def train(
     Example: unetsharp train --data PanNuke --out runs/paper
     From random weights: unetsharp train --data PanNuke --out runs/edge --recipe scratch --encoder-weights none
     """
-    from unetsharp_engines.errors import MissingCapabilityError
+    from unetsharp_engines.errors import InputError, MissingCapabilityError
 
+    if epochs is not None and minutes is not None:
+        raise InputError(f"--epochs {epochs} and --minutes {minutes:g} both say when to end; give one of them")
     try:
         from unetsharp_trainer.training.run import train as run
         from unetsharp_trainer.training.settings import TrainSettings, recipe_for
@@ -103,7 +108,7 @@ def train(
             accumulate=accumulate, loss=loss, optimizer=optimizer, learning_rate=lr, augmentation=augmentation,
         ),
         data=data, out=out, encoder=encoder, width=width, encoder_weights=encoder_weights, folds=folds, stain=stain,
-        foreground_weight=foreground_weight, patience=patience, checkpoint_minutes=checkpoint_minutes,
+        minutes=minutes, foreground_weight=foreground_weight, patience=patience, checkpoint_minutes=checkpoint_minutes,
         precision=precision, device=device, workers=workers, compile=compile_, cache=cache, name=name, seed=seed,
     )  # fmt: skip
     leads = os.environ.get("RANK", "0") == "0"
@@ -128,8 +133,9 @@ def _plan(settings: "TrainSettings", asked_frozen_epochs: int | None) -> str:
     if not recipe.frozen_epochs:
         random = settings.encoder_weights == "none" and asked_frozen_epochs is None
         frozen = "none frozen" + (", since the encoder is random" if random else "")
+    length = f"{recipe.epochs} epochs" if settings.minutes is None else f"{settings.minutes:g} minutes"
     return (
         f"{settings.encoder} of width {settings.width}, encoder weights {settings.encoder_weights}: "
-        f"{recipe.epochs} epochs ({frozen}), {recipe.size} px windows, batch {recipe.batch} × {recipe.accumulate}, "
+        f"{length} ({frozen}), {recipe.size} px windows, batch {recipe.batch} × {recipe.accumulate}, "
         f"{recipe.loss} loss, {recipe.optimizer} at {recipe.learning_rate:g}, {recipe.augmentation} augmentation"
     )

@@ -1,4 +1,4 @@
-"""What a run leaves to watch: history.csv, curves.png and TensorBoard scalars, brought up to date after every epoch."""
+"""What a run leaves to watch: history.csv, curves.png and TensorBoard scalars, brought up to date as it goes."""
 
 import csv
 import math
@@ -63,19 +63,18 @@ class History:
         self._write_curves(rows)
         self._log(rows)
 
-    def line(self, rows: list[Row], epochs: int) -> str:
-        """The last epoch in one line, with the time that the epochs still to come will take at its pace."""
+    def line(self, rows: list[Row], of_epochs: str, left: float) -> str:
+        """The last epoch in one line; ``of_epochs`` says how many there will be, ``left`` is what is to come, s."""
         row = rows[-1]
         dice = [f"{c.name} {row[key]:.3f}" for c, key in zip(CLASSES, _DICE, strict=True) if not math.isnan(row[key])]
         scores = [f"foreground {row['dice_foreground']:.3f}", *dice] if not math.isnan(row["valid_loss"]) else []
-        left = (epochs - len(rows)) * row["seconds"] / 60
         return " | ".join(
             [
-                f"epoch {len(rows)}/{epochs}: loss {row['loss']:.4f}",
+                f"epoch {len(rows)}{of_epochs}: loss {row['loss']:.4f}",
                 *([f"valid {row['valid_loss']:.4f}, Dice {', '.join(scores)}"] if scores else []),
                 f"{row['images_per_second']:.1f} images/s",
                 f"{row['memory_mb'] / 1024:.1f} GB",
-                f"{left:.0f} min left" if left >= 1 else f"{60 * left:.0f} s left",
+                f"{left / 60:.0f} min left" if left >= 60 else f"{left:.0f} s left",
             ]
         )
 

@@ -30,6 +30,8 @@ __all__ = ["CHECKPOINT", "Loop", "accumulate", "begin_phase"]
 
 CHECKPOINT = "checkpoint.pt"
 TELL_SECONDS = 1.0
+RECORD_SECONDS = 30.0
+"""Least time between two epochs' ends that write files: on a GPU an epoch of few patches takes less than its files."""
 
 
 def begin_phase(model: UNetSharp, recipe: Recipe, epoch: int) -> None:
@@ -81,12 +83,20 @@ class Loop:
     save_weights: Callable[[], None]
     """Writes the model as the best so far."""
     progress: Progress = field(default_factory=Progress)
+    _recorded: float = field(default=0, init=False)
+    """The epoch, from 1, that the files tell of."""
 
     def __post_init__(self) -> None:
         recipe = self.settings.recipe
         self.loss = SegmentationLoss(recipe.loss, self.settings.foreground_weight)
+        if self.settings.minutes is not None and self.world.size > 1:
+            raise InputError("--minutes is for one process: several would stop at different steps; give --epochs")
         self.sampler = EpochSampler(
-            patches=len(self.windows), batch=recipe.batch, world=self.world, seed=self.settings.seed
+            patches=len(self.windows),
+            batch=recipe.batch,
+            world=self.world,
+            seed=self.settings.seed,
+            epochs=None if self.settings.minutes is not None else recipe.epochs,
         )
         if self.sampler.batches == 0:
             raise InputError(
@@ -99,6 +109,7 @@ class Loop:
         self.forward: nn.Module = torch.compile(self.model) if self.settings.compile else self.model  # type: ignore[assignment]
         self._telling = _Every(TELL_SECONDS)
         self._saving = _Every(60 * self.settings.checkpoint_minutes)
+        self._recording = _Every(min(RECORD_SECONDS, 60 * self.settings.checkpoint_minutes))
 
     @property
     def steps(self) -> int:
@@ -106,14 +117,29 @@ class Loop:
         return math.ceil(self.sampler.batches / self.settings.recipe.accumulate)
 
     def run(self) -> None:
-        """Train until the last epoch, or until ``patience`` epochs in a row brought nothing better."""
+        """Train until the last epoch or minute, or until ``patience`` epochs in a row brought nothing better."""
         recipe, progress = self.settings.recipe, self.progress
+        self.sampler.epoch, self.sampler.start = progress.epoch, progress.step * recipe.accumulate
+        batches = iter(self.loader)
         images = self.sampler.batches * recipe.batch * self.world.size
-        with self.reporter.progress("training", recipe.epochs * images, "images") as advance:
+        total = None if self.settings.minutes is not None else recipe.epochs * images
+        with self.reporter.progress("training", total, "images") as advance:
             advance(progress.epoch * images + progress.step * images / self.steps)
-            while progress.epoch < recipe.epochs and not self._out_of_patience():
-                self._train_epoch(advance)
+            while not self._over() and not self._out_of_patience():
+                self._train_epoch(batches, advance)
                 self._end_epoch()
+        self._record()
+
+    def _position(self) -> tuple[float, float]:
+        """How much of the run is done, and how much there is: seconds where a time was given, else steps."""
+        progress, minutes = self.progress, self.settings.minutes
+        if minutes is not None:
+            return sum(row["seconds"] for row in progress.history) + progress.seconds, 60 * minutes
+        return progress.epoch * self.steps + progress.step, self.settings.recipe.epochs * self.steps
+
+    def _over(self) -> bool:
+        done, total = self._position()
+        return done >= total
 
     def _out_of_patience(self) -> bool:
         patience, best = self.settings.patience, self.progress.best_epoch
@@ -122,18 +148,15 @@ class Loop:
         self.reporter.say(f"stopped: no better validation Dice in the {patience} epochs after epoch {best + 1}")
         return True
 
-    def _train_epoch(self, advance: Advance) -> None:
+    def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], advance: Advance) -> None:
         recipe, progress = self.settings.recipe, self.progress
         begin_phase(self.model, recipe, progress.epoch)
         replica = self._replica()
-        self.sampler.epoch, self.sampler.start = progress.epoch, progress.step * recipe.accumulate
-        batches = iter(self.loader)
         loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.world.device)
         began = time.monotonic() - progress.seconds
         for index in range(progress.step, self.steps):
             passes = min(recipe.accumulate, self.sampler.batches - index * recipe.accumulate)
-            factor = rate_factor(recipe, progress.epoch * self.steps + index, recipe.epochs * self.steps)
-            set_rate(self.optimizer, factor * recipe.learning_rate)
+            set_rate(self.optimizer, rate_factor(recipe, *self._position()) * recipe.learning_rate)
             loss_sum += self._step(replica, batches, passes)
             progress.step, progress.seconds = index + 1, time.monotonic() - began
             advance(passes * recipe.batch * self.world.size)
@@ -143,7 +166,10 @@ class Loop:
             if self._saving.due():
                 progress.loss_sum = float(loss_sum)
                 self._save()
+            if self.settings.minutes is not None and self._over():
+                break
         progress.loss_sum = float(loss_sum)
+        progress.seconds = time.monotonic() - began  # once the GPU has done what it was given
 
     def _step(self, replica: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], passes: int) -> Tensor:
         """One optimizer step on the gradient of ``passes`` batches; returns the sum of their losses."""
@@ -160,14 +186,14 @@ class Loop:
 
     def _end_epoch(self) -> None:
         progress, recipe = self.progress, self.settings.recipe
-        loss = float(self.world.total(np.array([progress.loss_sum]))[0]) / (self.sampler.batches * self.world.size)
+        batches = min(progress.step * recipe.accumulate, self.sampler.batches) * self.world.size
+        loss = float(self.world.total(np.array([progress.loss_sum]))[0]) / batches
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {loss} in epoch {progress.epoch + 1}; take a lower --lr than {recipe.learning_rate}"
             )
         self.world.share_buffers(self.model)
         matrix, valid_loss = self._validate()
-        images = self.sampler.batches * recipe.batch * self.world.size
         progress.history.append(
             row_of(
                 epoch=progress.epoch + 1,
@@ -175,17 +201,36 @@ class Loop:
                 loss=loss,
                 valid_loss=valid_loss,
                 matrix=matrix,
-                images_per_second=images / progress.seconds,
+                images_per_second=batches * recipe.batch / progress.seconds,
                 seconds=progress.seconds,
                 memory_mb=peak_memory(self.world.device) / 2**20,
             )
         )
         self._keep_best(matrix)
         progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+        if self._recording.due():
+            self._record()
+
+    def _record(self) -> None:
+        """Bring all files up to date with the last finished epoch, and tell of it."""
+        rows = self.progress.history
+        if not self.world.leads or not rows or rows[-1]["epoch"] == self._recorded:
+            return
+        self._recorded = rows[-1]["epoch"]
+        if not self.valid:
+            self.save_weights()
         self._save()
-        if self.world.leads:
-            self.history.write(progress.history)
-            self.reporter.say(self.history.line(progress.history, recipe.epochs))
+        self.history.write(rows)
+        self.reporter.say(self.history.line(rows, self._of_epochs(), self._seconds_left()))
+
+    def _of_epochs(self) -> str:
+        return "" if self.settings.minutes is not None else f"/{self.settings.recipe.epochs}"
+
+    def _seconds_left(self) -> float:
+        """By the clock, or at the last epoch's pace."""
+        done, total = self._position()
+        pace = 1.0 if self.settings.minutes is not None else self.progress.history[-1]["seconds"] / self.steps
+        return max(0.0, (total - done) * pace)
 
     def _validate(self) -> tuple[ConfusionMatrix | None, float]:
         if not self.valid:
@@ -193,11 +238,14 @@ class Loop:
         return validate(self.model, self.valid, self.loss, self.world, self.precision)
 
     def _keep_best(self, matrix: ConfusionMatrix | None) -> None:
-        score = None if matrix is None else self._score(matrix)
-        if score is not None and score <= self.progress.best_dice:
+        """Write the best epoch's weights at once; without validation the last is the best, and `_record` writes it."""
+        if matrix is None:
+            self.progress.best_epoch = self.progress.epoch
             return
-        self.progress.best_epoch = self.progress.epoch
-        self.progress.best_dice = -1.0 if score is None else score
+        score = self._score(matrix)
+        if score <= self.progress.best_dice:
+            return
+        self.progress.best_epoch, self.progress.best_dice = self.progress.epoch, score
         if self.world.leads:
             self.save_weights()
 
@@ -209,7 +257,7 @@ class Loop:
     def _headline(self) -> str:
         progress = self.progress
         loss = progress.loss_sum / min(progress.step * self.settings.recipe.accumulate, self.sampler.batches)
-        return f"epoch {progress.epoch + 1}/{self.settings.recipe.epochs} loss {loss:.4f}"
+        return f"epoch {progress.epoch + 1}{self._of_epochs()} loss {loss:.4f}"
 
     def _save(self) -> None:
         if self.world.leads:

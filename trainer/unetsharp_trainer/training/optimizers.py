@@ -44,8 +44,8 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def rate_factor(recipe: Recipe, index: int, total: int) -> float:
-    """Share of the recipe's learning rate that step ``index`` of ``total`` takes, 0 to 1; a function, so no state."""
+def rate_factor(recipe: Recipe, index: float, total: float) -> float:
+    """Share of the recipe's learning rate, 0 to 1, after ``index`` of ``total`` steps or seconds; no state."""
     if recipe.optimizer == "adabound":
         return 1.0
     warm = max(1.0, WARM_UP * total)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -65,15 +66,19 @@ class TrainingWindows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 @dataclass(kw_only=True)
 class EpochSampler(Sampler[Key]):
-    """Keys of one process in one epoch's permutation, from ``start`` (a batch of this process) on.
+    """Keys of one process from ``epoch``'s batch ``start`` to the end of the last epoch, a permutation for each.
 
-    An epoch is cut to whole batches on all processes; what is left over differs from epoch to epoch.
+    One iterator for the whole run, so that reading runs on from one epoch into the next: beside a GPU an epoch can be
+    shorter than refilling the loader. An epoch is cut to whole batches on all processes; what is left over differs
+    from epoch to epoch.
     """
 
     patches: int
     batch: int
     world: World
     seed: int
+    epochs: int | None
+    """Epochs in all; None goes on for as long as it is asked."""
     epoch: int = 0
     start: int = 0
 
@@ -82,25 +87,26 @@ class EpochSampler(Sampler[Key]):
         """Batches of one process in an epoch."""
         return self.patches // (self.batch * self.world.size)
 
-    def __len__(self) -> int:
-        return (self.batches - self.start) * self.batch
-
     def __iter__(self) -> Iterator[Key]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.patches)
+        yield from self._keys(self.epoch)[self.start * self.batch :]
+        for epoch in count(self.epoch + 1) if self.epochs is None else range(self.epoch + 1, self.epochs):
+            yield from self._keys(epoch)
+
+    def _keys(self, epoch: int) -> list[Key]:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.patches)
         mine = order[self.world.rank :: self.world.size][: self.batches * self.batch]
-        return iter([(self.epoch, int(index)) for index in mine[self.start * self.batch :]])
+        return [(epoch, int(index)) for index in mine]
 
 
 def training_loader(
     windows: TrainingWindows, sampler: EpochSampler, *, workers: int, pin: bool
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches uint8 [B, size, size, 3] and uint8 [B, size, size]; worker processes live from epoch to epoch."""
+    """Batches uint8 [B, size, size, 3] and uint8 [B, size, size]."""
     return DataLoader(
         windows,
         batch_size=sampler.batch,
         sampler=sampler,
         num_workers=workers,
-        persistent_workers=workers > 0,
         pin_memory=pin,
     )
 

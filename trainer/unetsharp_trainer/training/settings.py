@@ -115,12 +115,14 @@ class TrainSettings:
     """TRAIN,VALID,TEST; ``1+2,-,3`` joins folds, ``-`` is none."""
     stain: str = "tile"
     """``tile``: Macenko normalization of each patch; ``none``."""
+    minutes: float | None = None
+    """Train for so long instead of for the recipe's epochs: the rate's cycle and the run end with the time."""
     foreground_weight: float = 0.0
     """Weight of the nucleus-against-background term, which nuclei of unknown class take part in."""
     patience: int = 0
     """Epochs without a better validation Dice after which to stop; 0 never does."""
     checkpoint_minutes: float = 5.0
-    """Time between checkpoints within an epoch; each epoch's end makes one anyway."""
+    """Most time between checkpoints; the ends of epochs make some too, at most two a minute."""
     precision: str = "auto"
     """``bfloat16`` autocast, ``float32``, or the former on GPUs that have it and the latter elsewhere."""
     device: str = "auto"
@@ -138,6 +140,8 @@ class TrainSettings:
         _require_one_of("stain", self.stain, ("tile", "none"))
         _require_at_least("foreground weight", self.foreground_weight, 0)
         _require_at_least("patience", self.patience, 0)
+        if self.minutes is not None and self.minutes <= 0:
+            raise InputError(f"the training time is {self.minutes} minutes; it must be above 0")
         _require_at_least("workers", self.workers or 0, 0)
 
     def fingerprint(self) -> dict[str, Any]:
