@@ -1,17 +1,21 @@
 """R2: a 3×3 convolution of an upsampled map, done at low resolution. The proof is in `taps`."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto
 
 from unetsharp_engines.rewrites.convolution import Convolution
-from unetsharp_engines.rewrites.graph import Graph, Shape, attributes, name_of
+from unetsharp_engines.rewrites.graph import Array, Graph, Shape, attributes, name_of
 from unetsharp_engines.rewrites.outcome import Outcome
 from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail
 from unetsharp_engines.rewrites.taps import TAPS, pointwise_taps, tap_matrices
 
-__all__ = ["deep_at_low_resolution", "head_at_low_resolution", "tailless_head"]
+__all__ = ["deep_at_low_resolution", "head_at_low_resolution", "head_with_resized_taps", "tailless_head"]
+
+_MULTIPLE = 8
+"""Channels of float16 that tensor cores take at once."""
 
 _NO_HEAD = "the graph does not end in a 3×3 convolution of a bilinearly upsampled map of fixed height and width"
 
@@ -44,6 +48,18 @@ def head_at_low_resolution(graph: Graph) -> Outcome:
     heads = _heads(graph)
     for site in heads:
         _finish_in_graph(graph, site, _taps(graph, site))
+    return Outcome(sites=tuple(site.name for site in heads), note="" if heads else _NO_HEAD)
+
+
+def head_with_resized_taps(graph: Graph) -> Outcome:
+    """The head: its taps at d1's resolution, upsampled, then shifted and added up by a 3×3 convolution of ones.
+
+    Exact: see `taps`. What `head_at_low_resolution` does by matrix products is here a Resize of 56 channels and a
+    convolution whose kernel holds, for each class and tap, a one where the tap belongs: the padding is the same zeros.
+    """
+    heads = _heads(graph)
+    for site in heads:
+        _finish_by_resize(graph, site)
     return Outcome(sites=tuple(site.name for site in heads), note="" if heads else _NO_HEAD)
 
 
@@ -150,6 +166,32 @@ def _taps(graph: Graph, site: _Site, output: str = "", channels: int = 0) -> str
         graph.add_constant(f"{site.name}/taps/bias", np.pad(bias, (0, missing)).astype(kind)),
     ]
     return graph.add("Conv", [site.source, *names], output or f"{site.name}/taps", kernel_shape=[1, 1])
+
+
+def _finish_by_resize(graph: Graph, site: _Site) -> None:
+    """Upsample the taps, padded with zero channels to a multiple of eight, and shift and add them by a convolution."""
+    outputs = len(site.conv.weight)
+    channels = -(-TAPS * outputs // _MULTIPLE) * _MULTIPLE
+    resize, kind = graph.producer(site.conv.node.input[0]), graph.constants[site.conv.node.input[1]].dtype
+    assert resize is not None
+    scales = graph.add_constant(f"{site.name}/taps/scales", np.array([1, 1, *site.factors], np.float32))
+    upsampled = graph.add(
+        "Resize",
+        [_taps(graph, site, channels=channels), "", scales],
+        f"{site.name}/taps/upsampled",
+        **attributes(resize),
+    )
+    placed = graph.add_constant(f"{site.name}/taps/placed", _one_per_tap(outputs, channels).astype(kind))
+    graph.remove(site.conv.node)
+    graph.add("Conv", [upsampled, placed], site.conv.node.output[0], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+
+def _one_per_tap(outputs: int, channels: int) -> Array:
+    """Kernel [outputs, channels, 3, 3] that adds up, for each output, its nine taps, each shifted to its place."""
+    kernel = np.zeros((outputs, channels, 3, 3))
+    for output, column, row in itertools.product(range(outputs), range(3), range(3)):
+        kernel[output, TAPS * output + 3 * column + row, row, column] = 1
+    return kernel
 
 
 def _finish_in_graph(graph: Graph, site: _Site, taps: str) -> None:

@@ -9,7 +9,12 @@ from unetsharp_engines.rewrites.channels import drop_constant_channels
 from unetsharp_engines.rewrites.dilation import drop_taps_in_padding
 from unetsharp_engines.rewrites.gates import merge_gates
 from unetsharp_engines.rewrites.graph import Graph
-from unetsharp_engines.rewrites.low_resolution import deep_at_low_resolution, head_at_low_resolution, tailless_head
+from unetsharp_engines.rewrites.low_resolution import (
+    deep_at_low_resolution,
+    head_at_low_resolution,
+    head_with_resized_taps,
+    tailless_head,
+)
 from unetsharp_engines.rewrites.mish import spell_mish_by_exp
 from unetsharp_engines.rewrites.outcome import Outcome
 
@@ -21,6 +26,7 @@ PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
         "drop-constant-channels": drop_constant_channels,
         "aspp-centre-taps": drop_taps_in_padding,
         "head-low-resolution": head_at_low_resolution,
+        "head-resized": head_with_resized_taps,
         "tailless-head": tailless_head,
         "tailless-head-56": partial(tailless_head, multiple=8),
         "deep-low-resolution": deep_at_low_resolution,

@@ -94,6 +94,9 @@ def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
         config.set_flag(loaded.trt.BuilderFlag.FP16)
         if plan.precision == "int8":
             config.set_flag(loaded.trt.BuilderFlag.INT8)
+    config.profiling_verbosity = loaded.trt.ProfilingVerbosity.DETAILED  # the engine tells its layers: `inspect`
+    if loaded.flavour.autotunes:
+        config.set_tactic_sources(loaded.tactic_sources())
     if plan.level is not None:
         config.builder_optimization_level = plan.level
     if plan.timing_cache is not None:

@@ -7,6 +7,7 @@ Builds on             the GPU it will run on      the GPU it will run on     any
 Builds for            that GPU                    that GPU                   several GPUs at once
 Batch dimension       flag EXPLICIT_BATCH         always explicit            always explicit
 Precision             builder flag FP16           flag STRONGLY_TYPED        always strongly typed
+Kernels               TensorRT's own: no engine needs cuDNN or cuBLAS        its own
 ``--level``           yes                         yes                        does not autotune
 ``--timing-cache``    yes                         yes                        does not autotune
 Progress              none                        IProgressMonitor           IProgressMonitor
@@ -28,6 +29,7 @@ from unetsharp_engines.errors import InputError, MissingCapabilityError
 __all__ = ["RTX", "TENSORRT", "TURING", "Flavour", "Loaded", "flavour_named", "load"]
 
 _TARGET = re.compile(r"sm\d{2,3}")
+_OWN_KERNELS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
 TURING = "sm75"
 """NVIDIA advises an engine of its own for it."""
 
@@ -122,6 +124,11 @@ class Loaded:
         wanted = ["STRONGLY_TYPED"] if self.is_strongly_typed else ["EXPLICIT_BATCH"]
         members = self.trt.NetworkDefinitionCreationFlag.__members__
         return sum(1 << int(members[name]) for name in wanted if name in members)
+
+    def tactic_sources(self) -> int:
+        """Mask for ``set_tactic_sources``: TensorRT's own kernels, so that an engine needs no cuDNN or cuBLAS."""
+        members = self.trt.TacticSource.__members__
+        return sum(1 << int(members[name]) for name in _OWN_KERNELS if name in members)
 
     @property
     def is_strongly_typed(self) -> bool:
