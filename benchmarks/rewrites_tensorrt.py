@@ -82,7 +82,7 @@ def random_weights(folder: Path) -> Path:
             module.momentum = 1.0
             scale = (
                 0.2 if name.endswith("bn3") else 1.0
-            )  # tame residual branches: else rounding is magnified 10,000-fold
+            )  # or rounding is magnified 10,000-fold
             torch.nn.init.uniform_(module.weight, 0.5 * scale, 1.5 * scale)
             torch.nn.init.uniform_(module.bias, -0.5 * scale, 0.5 * scale)
     with torch.no_grad():
