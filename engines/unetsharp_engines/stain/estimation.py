@@ -31,7 +31,7 @@ MIN_IN_PLANE_MEAN = 1e-6
 MIN_STAIN_ANGLE = np.deg2rad(3.0)
 MIN_MAX_CONCENTRATION = 0.02
 
-_DARKEST_GLASS = int(np.flatnonzero(DENSITY >= MIN_TISSUE_DENSITY)[-1]) + 1  # density falls with the level
+DARKEST_GLASS = int(np.flatnonzero(DENSITY >= MIN_TISSUE_DENSITY)[-1]) + 1  # density falls with the level
 
 
 class StainStatus(enum.Enum):
@@ -71,7 +71,7 @@ def estimate(image: npt.NDArray[np.uint8]) -> StainEstimate:
     """
     check_rgb(image)
     levels = np.ascontiguousarray(image.reshape(-1, 3).T)
-    tissue = np.compress(levels.max(axis=0) < _DARKEST_GLASS, levels, axis=1)
+    tissue = np.compress(levels.max(axis=0) < DARKEST_GLASS, levels, axis=1)
     fraction = tissue.shape[1] / max(1, levels.shape[1])
     if fraction < MIN_TISSUE_FRACTION:
         return _flagged(StainStatus.FEW_PIXELS, fraction)

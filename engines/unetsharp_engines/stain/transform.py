@@ -15,9 +15,9 @@ from unetsharp_engines.stain.target import TARGET_MAX_CONCENTRATIONS, TARGET_STA
 __all__ = ["IDENTITY", "StainTransform"]
 
 _LOG2 = np.log2(np.arange(256) + 1.0)
-_LOG2_CLIP = np.log2(255.5)
+LOG2_CLIP = np.log2(255.5)
 
-_ROUND_UP = np.log2(1.0 + 2.0**-18)
+ROUND_UP = np.log2(1.0 + 2.0**-18)
 """Glass of level Io - 1 has no density, so it maps to exactly Io: this, 0.001 level, keeps rounding errors, float32's
 too, from leaving it just below, where all that glass would be truncated to Io - 1."""
 
@@ -64,7 +64,7 @@ class StainTransform:
         """
         scale = TARGET_MAX_CONCENTRATIONS / max_concentrations
         matrix = (TARGET_STAINS * scale) @ np.linalg.pinv(stains)
-        return cls(matrix, np.log2(WHITE) * (1.0 - matrix.sum(axis=1)) + _ROUND_UP)
+        return cls(matrix, np.log2(WHITE) * (1.0 - matrix.sum(axis=1)) + ROUND_UP)
 
     def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Normalize uint8 RGB of shape (..., 3); same shape and type back, in new memory. InputError if it is not."""
@@ -89,7 +89,7 @@ class StainTransform:
         for block in blocks(len(pixels)):
             levels = _LOG2.take(pixels[block]) @ self.matrix.T
             levels += self.offset
-            np.minimum(levels, _LOG2_CLIP, out=levels)
+            np.minimum(levels, LOG2_CLIP, out=levels)
             results[block] = np.exp2(levels, out=levels)
 
     def to_json(self) -> str:

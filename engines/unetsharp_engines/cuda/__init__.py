@@ -1,0 +1,1 @@
+"""CUDA: kernels for what surrounds the network, and the runtime that chains them so that no tile leaves the GPU."""

@@ -1,0 +1,58 @@
+"""The kernels' machine code: every architecture compiles clean, without a GPU, and is kept."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from unetsharp_engines.cuda.compiling import ARCHITECTURES, cache_folder, compile_kernels
+from unetsharp_engines.cuda.kernels import SIGNATURES
+from unetsharp_engines.errors import MissingCapabilityError
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "unetsharp" / "kernels"
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_compiles_without_a_warning_or_a_spill(arch: str) -> None:
+    compiled = compile_kernels(arch)
+    assert compiled.cubin.startswith(b"\x7fELF")
+    assert not compiled.warnings
+    assert set(compiled.kernels) == set(SIGNATURES)
+    for name, facts in compiled.kernels.items():
+        assert facts.spilled_bytes == 0, name
+        assert 8 <= facts.registers <= 255, name
+        assert facts.shared_bytes <= 48 << 10, name
+    assert compiled.kernels["stain_concentrations"].shared_bytes > 2 * 2048 * 4  # its two histograms
+
+
+def test_keeps_what_it_compiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compile_kernels("sm_90")
+    assert cache_folder() == cache
+    kept = sorted(path.suffix for path in cache.iterdir())
+    assert kept == [".cubin", ".log"]
+    monkeypatch.setattr("unetsharp_engines.cuda.compiling._compile", lambda *_: pytest.fail("compiled again"))
+    assert compile_kernels("sm_90") == first
+
+
+def test_compiles_again_what_changed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unetsharp_engines.cuda.compiling._compile", lambda *_: (b"code", "log"))
+    compile_kernels("sm_90")
+    monkeypatch.setattr("unetsharp_engines.cuda.compiling._OPTIONS", ("--another",))
+    compile_kernels("sm_90")
+    assert len(list(cache.glob("*.cubin"))) == 2
+
+
+def test_says_which_architectures_nvrtc_lacks(cache: Path) -> None:
+    with pytest.raises(MissingCapabilityError, match="does not compile for sm_20"):
+        compile_kernels("sm_20")
+    assert not cache.exists()
+
+
+def test_says_how_to_install_nvrtc(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(MissingCapabilityError, match="pip install"):
+        compile_kernels("sm_90")
