@@ -52,6 +52,7 @@ class Gpu:
         """Device memory of ``size`` bytes, every one 0xFF so that what is not written shows."""
         memory = self.cuda.mem_alloc(size)
         self.cuda.memset_d8(memory, 0xFF, size)
+        self.cuda.Context.synchronize()  # it was set on another stream than the kernels'
         self._held.append(memory)
         return int(memory)
 
@@ -59,6 +60,7 @@ class Gpu:
         """Device memory with the array's bytes."""
         address = self.empty(array.nbytes)
         self.cuda.memcpy_htod(address, np.ascontiguousarray(array))
+        self.cuda.Context.synchronize()
         return address
 
     def fetch(self, address: int, shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
