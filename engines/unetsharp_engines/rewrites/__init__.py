@@ -1,7 +1,7 @@
 """Exact rewrites of an exported network: the same function of its input, for less arithmetic and fewer bytes."""
 
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, PassReport, RewriteReport, rewrite
-from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE
+from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE, TAIL_LESS
 from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail, finish
 from unetsharp_engines.rewrites.tuning import tuned_for
 
@@ -11,6 +11,7 @@ __all__ = [
     "PORTABLE",
     "REWRITES_KEY",
     "TAIL_KEY",
+    "TAIL_LESS",
     "TAPS_NAME",
     "HeadTail",
     "PassReport",

@@ -18,7 +18,7 @@ from unetsharp_engines.rewrites.low_resolution import (
 from unetsharp_engines.rewrites.mish import spell_mish_by_exp
 from unetsharp_engines.rewrites.outcome import Outcome
 
-__all__ = ["DEFAULT", "PASSES", "PORTABLE"]
+__all__ = ["DEFAULT", "PASSES", "PORTABLE", "TAIL_LESS"]
 
 PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
     {
@@ -45,6 +45,9 @@ PORTABLE: tuple[str, ...] = (
     "fold-batchnorm-forward",
 )
 """What `unetsharp export` applies: less arithmetic and fewer bytes for every runtime."""
+
+TAIL_LESS: tuple[str, ...] = tuple("tailless-head-56" if n == "head-low-resolution" else n for n in PORTABLE)
+"""What `unetsharp export --tail-less` applies: `PORTABLE`, but the network ends at the head's taps."""
 
 DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -77,11 +77,20 @@ def read_source(path: Path) -> Source:
 
 def _input_shape(model: "onnx.ModelProto", path: Path) -> tuple[int | None, ...]:
     seen = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
-    wanted = {INPUT_NAME: 3, OUTPUT_NAME: len(CLASSES)}
+    output, channels = _output(model, str(path))
+    wanted = {INPUT_NAME: 3, output: channels}
     if {name: shape[1:2] for name, shape in seen.items() if len(shape) == 4} != {n: (c,) for n, c in wanted.items()}:
-        ours = f"{INPUT_NAME} [N, 3, H, W] → {OUTPUT_NAME} [N, {len(CLASSES)}, H, W]"
+        ours = f"{INPUT_NAME} [N, 3, H, W] → {output} [N, {channels}, H, W]"
         raise InputError(f"{path}: its tensors are {seen}; wanted {ours}")
     return seen[INPUT_NAME]
+
+
+def _output(model: "onnx.ModelProto", source: str) -> tuple[str, int]:
+    """Name and channels of the output: the logits, or a tail-less network's taps."""
+    from unetsharp_engines.rewrites import TAIL_KEY, TAPS_NAME, HeadTail
+
+    tails = [entry.value for entry in model.metadata_props if entry.key == TAIL_KEY]
+    return (TAPS_NAME, HeadTail.from_json(tails[0], source=source).channels) if tails else (OUTPUT_NAME, len(CLASSES))
 
 
 def _shape(value: "onnx.ValueInfoProto") -> tuple[int | None, ...]:

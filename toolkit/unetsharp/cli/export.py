@@ -28,6 +28,10 @@ def export(
     rewrite: Annotated[
         bool, typer.Option(help="Apply exact graph rewrites: the same function for less arithmetic and fewer bytes.")
     ] = True,
+    tail_less: Annotated[
+        bool,
+        typer.Option("--tail-less", help="End before the head's upsampling, which a fused GPU kernel then does."),
+    ] = False,
     opset: Annotated[int, typer.Option(metavar="N", help="ONNX opset, 17 to 20; 17 parses from TensorRT 8.6 on.")] = 17,
     output: Output,
 ) -> None:
@@ -37,7 +41,8 @@ def export(
     the SHA-256 of its weights. One that differs from PyTorch is not written.
 
     The rewrites, with what each saved, are listed in its metadata. With --no-rewrite the graph stays as traced, and
-    ONNX Runtime is given it as it is.
+    ONNX Runtime is given it as it is. With --tail-less it ends at the head's low-resolution map: unetsharp's runtimes
+    finish it, on a GPU by one kernel that also takes the class; other programs find in the metadata how.
 
     \b
     Example:
@@ -45,7 +50,7 @@ def export(
     """
     from unetsharp.export.exporter import ExportSettings, export_onnx
 
-    settings = ExportSettings(precision=precision, size=size, opset=opset, rewrite=rewrite)
+    settings = ExportSettings(precision=precision, size=size, opset=opset, rewrite=rewrite, tail_less=tail_less)
     report = export_onnx(weights, out, settings, output)
     output.result(report.to_dict(), _summary(report))
 

@@ -36,6 +36,12 @@ GATES: Mapping[str, Gate] = {
 of each other may change sides, hence no agreement of 1."""
 
 
+_TAPS = (
+    "nine taps a class at half resolution, then channels of zeros; float32 [N, 56, H/2, W/2]: the logits are the taps "
+    "upsampled, shifted and added up, see unetsharp.tail"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
     """How to write the ONNX. Raises InputError for values that cannot be."""
@@ -47,6 +53,8 @@ class ExportSettings:
     opset: int = OPSETS.start
     rewrite: bool = True
     """Whether to apply the exact rewrites that suit every runtime (`unetsharp_engines.rewrites`)."""
+    tail_less: bool = False
+    """Whether to end at the head's taps at half resolution (`unetsharp_engines.rewrites.HeadTail`), not at logits."""
 
     def __post_init__(self) -> None:
         if self.precision not in GATES:
@@ -57,6 +65,8 @@ class ExportSettings:
             )
         if self.opset not in OPSETS:
             raise InputError(f"--opset {self.opset}: wanted {OPSETS.start} to {OPSETS.stop - 1}")
+        if self.tail_less and not self.rewrite:
+            raise InputError("--tail-less is a rewrite: leave --no-rewrite out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +101,14 @@ class Converted:
 
 def convert(reference: TorchRuntime, settings: ExportSettings) -> Converted:
     """The network of ``reference``, which is on the CPU, as ONNX. Raises MissingCapabilityError without onnxsim."""
-    from unetsharp_engines.rewrites import rewrite
+    from unetsharp_engines.rewrites import PORTABLE, TAIL_LESS, rewrite
 
     traced = trace(reference.network, size=settings.size, opset=settings.opset)
-    exact, rewrites = rewrite(traced) if settings.rewrite else (traced, None)
+    names = TAIL_LESS if settings.tail_less else PORTABLE
+    exact, rewrites = rewrite(traced, names) if settings.rewrite else (traced, None)
     model = to_fp16(exact) if settings.precision == "fp16" else exact
     info = dataclasses.replace(reference.info, tile=settings.size, tool_version=__version__)
-    _describe(model, info, rewrites)
+    _describe(model, info)
     return Converted(content=model.SerializeToString(), info=info, rewrites=rewrites)
 
 
@@ -135,23 +146,26 @@ def _compared(reference: TorchRuntime, content: bytes, settings: ExportSettings)
     return seen
 
 
-def _describe(model: "onnx.ModelProto", info: ModelInfo, rewrites: "RewriteReport | None") -> None:
-    """Store ``info`` for programs, and what people look for when they open the file in a viewer."""
+def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
+    """Store ``info`` for programs, and what people look for when they open the file in a viewer.
+
+    What the rewrites said of themselves stays.
+    """
     import onnx
 
-    from unetsharp_engines.rewrites import REWRITES_KEY
+    from unetsharp_engines.rewrites import REWRITES_KEY, TAIL_KEY
 
+    said = {entry.key: entry.value for entry in model.metadata_props if entry.key in (REWRITES_KEY, TAIL_KEY)}
     described = {
         METADATA_KEY: info.to_json(),
         "classes": ", ".join(f"{c.channel} {c.name}" for c in CLASSES),
         "resolution": f"{info.mpp} µm per pixel",
         "stain_normalization": _stain(info),
         "input": "RGB, uint8 level / 255, no mean and standard deviation; float32 [N, 3, H, W]",
-        "output": "logits before the softmax; float32 [N, 6, H, W]",
+        "output": _TAPS if TAIL_KEY in said else "logits before the softmax; float32 [N, 6, H, W]",
         "weights_sha256": info.weights_sha256,
     }
-    account = {REWRITES_KEY: rewrites.to_json()} if rewrites else {}
-    onnx.helper.set_model_props(model, described | account)
+    onnx.helper.set_model_props(model, said | described)
     model.producer_name, model.producer_version = "unetsharp", __version__
 
 
