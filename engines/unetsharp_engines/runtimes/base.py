@@ -1,6 +1,7 @@
 """What every runtime does: stain-normalize a batch of tiles, run the network, say what each pixel is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.stain import StainPlan
 
-__all__ = ["Runtime", "network_input"]
+__all__ = ["Runtime", "check_tiles", "network_input"]
 
 _R = TypeVar("_R", bound="Runtime")
 
@@ -40,17 +41,24 @@ class Runtime(ABC):
         ``tiles_NHWC`` is uint8 RGB [N, H, W, 3] as scanned: normalization by ``stain`` is part of the run. H and W
         are multiples of `SIDE_MULTIPLE` up to `MAX_SIDE`, N at least 1, of any size; else InputError.
         """
-        _check_tiles(tiles_NHWC)
+        check_tiles(tiles_NHWC)
         return self._logits(tiles_NHWC, stain)
 
     def probabilities(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.float32]:
         """Class probabilities, float32 [N, 6, H, W], 0 to 1, summing to 1 over the channels. Input as `logits`."""
-        _check_tiles(tiles_NHWC)
+        check_tiles(tiles_NHWC)
         return self._probabilities(tiles_NHWC, stain)
+
+    def probabilities_of(
+        self, batches: Iterable[npt.NDArray[np.uint8]], stain: StainPlan
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """`probabilities` of each batch in turn. A runtime on a GPU works on the next one meanwhile."""
+        for tiles_NHWC in batches:
+            yield self.probabilities(tiles_NHWC, stain)
 
     def labels(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.uint8]:
         """Label images, uint8 [N, H, W], of the most probable class: background 0, nuclei 1 to 5. Input as `logits`."""
-        _check_tiles(tiles_NHWC)
+        check_tiles(tiles_NHWC)
         return self._labels(tiles_NHWC, stain)
 
     def close(self) -> None:  # noqa: B027 - most runtimes hold nothing
@@ -78,7 +86,7 @@ class Runtime(ABC):
         return labels
 
 
-def _check_tiles(tiles_NHWC: npt.NDArray[np.uint8]) -> None:
+def check_tiles(tiles_NHWC: npt.NDArray[np.uint8]) -> None:
     """Raise InputError unless ``tiles_NHWC`` is a batch that a network takes, as `Runtime.logits` says."""
     seen = f"{tiles_NHWC.dtype} {list(tiles_NHWC.shape)}"
     if tiles_NHWC.dtype != np.uint8 or tiles_NHWC.ndim != 4 or tiles_NHWC.shape[-1] != 3:

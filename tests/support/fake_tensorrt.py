@@ -1,0 +1,237 @@
+"""TensorRT and our kernels, made of numpy, for the GPU of `fake_cuda`."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from support.fake_cuda import Gpu, Stream
+from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES, LABEL_OF_CHANNEL
+from unetsharp_engines.cuda.kernels import packed
+from unetsharp_engines.rewrites import HeadTail, finish
+from unetsharp_engines.stain import StainStatus, StainTransform, estimate
+from unetsharp_engines.stain.target import WHITE
+
+TAPS = 56
+TAIL = HeadTail(classes=len(CLASSES), factor=2, channels=TAPS)
+
+_Floats = npt.NDArray[np.floating[Any]]
+
+
+def network(x_NCHW: _Floats, *, tailless: bool) -> npt.NDArray[np.float32]:
+    """A network of one pixel and its quarter: logits, or taps at half resolution; seen mean and colour decide."""
+    mix = np.random.default_rng(3).standard_normal((TAPS if tailless else len(CLASSES), 3)).astype(np.float32)
+    x = x_NCHW.astype(np.float32)
+    seen = x[:, :, ::2, ::2] if tailless else x + x.mean(axis=(2, 3), keepdims=True)
+    out: npt.NDArray[np.float32] = np.einsum("oc,nchw->nohw", 4 * mix, seen)
+    return out
+
+
+def logits_of(out: npt.NDArray[np.float32], *, tailless: bool) -> npt.NDArray[np.float32]:
+    return finish(out, TAIL) if tailless else out
+
+
+class FakeEngine:
+    """An engine for 1 to ``most`` tiles of 32 to 384 pixels a side. Its bytes say what it is: ``b"taps half"``."""
+
+    def __init__(self, gpu: Gpu, content: bytes, most: int) -> None:
+        self._gpu = gpu
+        self.tailless, self.half = b"taps" in content, b"half" in content
+        self._output = ("head_taps", TAPS) if self.tailless else ("logits", len(CLASSES))
+        self._most = most
+        self.num_io_tensors = 2
+        self.device_memory_size_v2 = 1 << 16
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("image", self._output[0])[index]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, 3 if name == "image" else self._output[1], -1, -1)
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return "half" if self.half else "float"
+
+    def get_tensor_format(self, name: str) -> str:
+        return "linear"
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [(1, 3, 32, 32), (self._most, 3, 256, 256), (self._most, 3, 384, 384)]
+
+    def create_execution_context(self, strategy: str) -> "FakeContext":
+        assert strategy == "user-managed"
+        return FakeContext(self._gpu, self)
+
+
+class FakeContext:
+    def __init__(self, gpu: Gpu, engine: FakeEngine) -> None:
+        gpu.check()
+        gpu.contexts += 1
+        self._gpu, self._engine = gpu, engine
+        self._at: dict[str, int] = {}
+        self.enqueued = 0
+
+    def __del__(self) -> None:
+        self._gpu.contexts -= 1
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self._gpu.at(address, (size,), np.uint8)[:] = 0
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        assert self.enqueued == 0, "a captured context must not change its shape"
+        self._shape = shape
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        n, _, h, w = self._shape
+        _, channels, *_ = self._engine.get_tensor_shape(name)
+        return (n, channels, h // 2, w // 2) if self._engine.tailless else (n, channels, h, w)
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self._at[name] = address
+
+    def execute_async_v3(self, handle: int) -> bool:
+        stream = self._gpu.streams[handle]
+        assert self.enqueued or stream.captured is None, "the first run must not be captured"
+        self.enqueued += 1
+        stream.put("network", self._run)
+        return True
+
+    def _run(self) -> None:
+        kind = np.float16 if self._engine.half else np.float32
+        ((output, at),) = [(name, at) for name, at in self._at.items() if name != "image"]
+        out = self._gpu.at(at, self.get_tensor_shape(output), kind)
+        out[...] = network(self._gpu.at(self._at["image"], self._shape, kind), tailless=self._engine.tailless)
+
+
+def tensorrt_of(gpu: Gpu, most: int = 4) -> SimpleNamespace:
+    """What ``tensorrt`` is, for ``gpu``: it loads what `FakeEngine` says, and refuses ``b"for another GPU"``."""
+
+    class Log:
+        Severity = SimpleNamespace(ERROR="error", INTERNAL_ERROR="internal error")
+
+    class Runtime:
+        def __init__(self, log: Any) -> None:
+            self._log = log
+
+        def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+            gpu.check()
+            if content == b"for another GPU":
+                self._log.log("error", "The engine plan file is generated on an\n incompatible device")
+                return None
+            return FakeEngine(gpu, content, most)
+
+    return SimpleNamespace(
+        __version__="11.4.0",
+        ILogger=Log,
+        Runtime=Runtime,
+        DataType=SimpleNamespace(HALF="half", FLOAT="float"),
+        TensorFormat=SimpleNamespace(LINEAR="linear"),
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user-managed"),
+    )
+
+
+class FakeKernels:
+    """`unetsharp_engines.cuda.kernels.Kernels` by the CPU's references."""
+
+    def __init__(self, module: Gpu) -> None:
+        self._gpu = module
+
+    def workspace_bytes(self, groups: int) -> int:
+        return 64 * groups
+
+    def estimate(
+        self,
+        tiles: int,
+        transforms: int,
+        statuses: int,
+        workspace: int,
+        *,
+        groups: int,
+        pixels_per_group: int,
+        fallback: int,
+        stream: Stream,
+    ) -> None:
+        def work() -> None:
+            pixels = self._gpu.at(tiles, (groups, pixels_per_group, 3), np.uint8)
+            out = self._gpu.at(transforms, (groups, 12), np.float32)
+            self._gpu.at(workspace, (64 * groups,), np.uint8)[:] = 1
+            status = self._gpu.at(statuses, (groups,), np.int32)
+            for index, tile in enumerate(pixels):
+                own = estimate(tile)
+                status[index] = own.status is not StainStatus.OK
+                found = own.status is StainStatus.OK
+                out[index] = packed(own.transform) if found else self._gpu.at(fallback, (12,), np.float32)
+
+        stream.put("estimate", work)
+
+    def apply(
+        self,
+        tiles: int,
+        transforms: int,
+        out: int,
+        *,
+        n: int,
+        height: int,
+        width: int,
+        shared: bool,
+        half: bool,
+        stream: Stream,
+    ) -> None:
+        def work() -> None:
+            pixels = self._gpu.at(tiles, (n, height, width, 3), np.uint8)
+            numbers = self._gpu.at(transforms, (1 if shared else n, 12), np.float32)
+            x = self._gpu.at(out, (n, 3, height, width), _kind(half))
+            for index in range(n):
+                transform = unpacked(numbers[0 if shared else index])
+                x[index] = transform.apply(pixels[index]).transpose(2, 0, 1) * np.float32(BYTES_TO_UNIT)
+
+        stream.put("apply", work)
+
+    def finish(self, taps: int, out: int, *, channels: int, margin: int, **how: Any) -> None:
+        assert (channels, margin) == (TAPS, 0)
+        self._put("finish", taps, out, np.uint8, tailless=True, **how)
+
+    def finish_probabilities(self, taps: int, out: int, *, channels: int, **how: Any) -> None:
+        assert channels == TAPS
+        self._put("finish", taps, out, np.float32, tailless=True, **how)
+
+    def labels_of_logits(self, logits: int, out: int, *, margin: int, **how: Any) -> None:
+        assert margin == 0
+        self._put("finish", logits, out, np.uint8, tailless=False, **how)
+
+    def probabilities_of_logits(self, logits: int, out: int, **how: Any) -> None:
+        self._put("finish", logits, out, np.float32, tailless=False, **how)
+
+    def _put(
+        self,
+        name: str,
+        source: int,
+        out: int,
+        kind: Any,
+        *,
+        tailless: bool,
+        n: int,
+        height: int,
+        width: int,
+        half: bool,
+        stream: Stream,
+    ) -> None:
+        def work() -> None:
+            shape = (n, TAPS if tailless else len(CLASSES), height, width)
+            logits = logits_of(self._gpu.at(source, shape, _kind(half)).astype(np.float32), tailless=tailless)
+            if kind is np.uint8:
+                self._gpu.at(out, (n, *logits.shape[2:]), kind)[...] = LABEL_OF_CHANNEL[logits.argmax(axis=1)]
+            else:
+                exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+                self._gpu.at(out, logits.shape, kind)[...] = exponentials / exponentials.sum(axis=1, keepdims=True)
+
+        stream.put(name, work)
+
+
+def unpacked(numbers: npt.NDArray[np.float32]) -> StainTransform:
+    matrix = numbers[:9].reshape(3, 3).astype(np.float64)
+    return StainTransform(matrix, numbers[9:] - np.log2(WHITE) * matrix.sum(axis=1))
+
+
+def _kind(half: bool) -> Any:
+    return np.float16 if half else np.float32
