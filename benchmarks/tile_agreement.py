@@ -74,7 +74,7 @@ def classes(runtime: Runtime, picture: npt.NDArray[np.uint8], overlap: int, shif
     """Most probable channel of each pixel away from the border."""
     grid = Grid.over(picture.shape[:2], tile=TILE, overlap=overlap, shift=shift)
     plan = StainPlan(IDENTITY)
-    blended = blend(picture, grid, lambda tiles: runtime.probabilities(tiles, plan), batch=8, advance=lambda _: None)
+    blended = blend(picture, grid, lambda tiles: runtime.probabilities_of(tiles, plan), batch=8, advance=lambda _: None)
     inner = slice(TILE // 2, -TILE // 2)
     return blended[:, inner, inner].argmax(axis=0)
 

@@ -4,15 +4,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.fake_cuda import Gpu, bindings_of, driver_of
-from support.fake_tensorrt import FakeKernels, tensorrt_of
+from support.fake_cuda import Gpu
+from support.fake_tensorrt import install
 from support.real_tiles import dsb_tiles
 from support.runtime_tester import AS_SCANNED, DARKER, RuntimeTester, tiles
 from unetsharp_engines.cuda import device as device_module
@@ -31,25 +30,9 @@ MOST = 4
 """Largest batch of the fake engine."""
 
 
-def install(gpu: Gpu, patch: pytest.MonkeyPatch) -> Gpu:
-    """Let the runtime find ``gpu`` and its libraries."""
-    libraries = {
-        "pycuda.driver": driver_of(gpu),
-        "cuda.bindings.driver": bindings_of(gpu),
-        "tensorrt": tensorrt_of(gpu, MOST),
-    }
-    for name, library in libraries.items():
-        patch.setitem(sys.modules, name, library)
-    for package in ("pycuda", "cuda", "cuda.bindings"):
-        patch.setitem(sys.modules, package, SimpleNamespace())
-    patch.setattr(module, "load_kernels", lambda _: FakeKernels(gpu))
-    device_module._opened.cache_clear()
-    return gpu
-
-
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    yield install(Gpu(), monkeypatch)
+    yield install(Gpu(), monkeypatch, most=MOST)
     device_module._opened.cache_clear()
 
 
@@ -214,6 +197,12 @@ class TestCleaning:
         with pytest.raises(InputError, match=r"bundle: .*incompatible device.*unetsharp build-engine") as told:
             open_engine(b"for another GPU", source="bundle")
         assert "\n" not in str(told.value)
+        self.assert_clean(gpu)
+
+    def test_host_code_runs_where_it_is_allowed(self, gpu: Gpu) -> None:
+        with pytest.raises(InputError, match="host code"):
+            open_engine(b"taps with host code")
+        open_engine(b"taps with host code", host_code=True).close()
         self.assert_clean(gpu)
 
     def test_a_failed_capture_frees_the_stream(self, gpu: Gpu) -> None:

@@ -1,15 +1,19 @@
 """TensorRT and our kernels, made of numpy, for the GPU of `fake_cuda`."""
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
-from support.fake_cuda import Gpu, Stream
+from support.fake_cuda import Gpu, Stream, bindings_of, driver_of
 from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES, LABEL_OF_CHANNEL
+from unetsharp_engines.cuda import device
 from unetsharp_engines.cuda.kernels import packed
 from unetsharp_engines.rewrites import HeadTail, finish
+from unetsharp_engines.runtimes import tensorrt
 from unetsharp_engines.stain import StainStatus, StainTransform, estimate
 from unetsharp_engines.stain.target import WHITE
 
@@ -30,6 +34,22 @@ def network(x_NCHW: _Floats, *, tailless: bool) -> npt.NDArray[np.float32]:
 
 def logits_of(out: npt.NDArray[np.float32], *, tailless: bool) -> npt.NDArray[np.float32]:
     return finish(out, TAIL) if tailless else out
+
+
+def install(gpu: Gpu, patch: pytest.MonkeyPatch, *, most: int) -> Gpu:
+    """Let the runtime find ``gpu`` and its libraries; engines take up to ``most`` tiles."""
+    libraries = {
+        "pycuda.driver": driver_of(gpu),
+        "cuda.bindings.driver": bindings_of(gpu),
+        "tensorrt": tensorrt_of(gpu, most),
+    }
+    for name, library in libraries.items():
+        patch.setitem(sys.modules, name, library)
+    for package in ("pycuda", "cuda", "cuda.bindings"):
+        patch.setitem(sys.modules, package, SimpleNamespace())
+    patch.setattr(tensorrt, "load_kernels", lambda _: FakeKernels(gpu))
+    device._opened.cache_clear()
+    return gpu
 
 
 class FakeEngine:
@@ -103,7 +123,7 @@ class FakeContext:
         out[...] = network(self._gpu.at(self._at["image"], self._shape, kind), tailless=self._engine.tailless)
 
 
-def tensorrt_of(gpu: Gpu, most: int = 4) -> SimpleNamespace:
+def tensorrt_of(gpu: Gpu, most: int) -> SimpleNamespace:
     """What ``tensorrt`` is, for ``gpu``: it loads what `FakeEngine` says, and refuses ``b"for another GPU"``."""
 
     class Log:
@@ -115,6 +135,9 @@ def tensorrt_of(gpu: Gpu, most: int = 4) -> SimpleNamespace:
 
         def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
             gpu.check()
+            if b"host code" in content and not getattr(self, "engine_host_code_allowed", False):
+                self._log.log("error", "the engine brings host code")
+                return None
             if content == b"for another GPU":
                 self._log.log("error", "The engine plan file is generated on an\n incompatible device")
                 return None

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -302,14 +303,14 @@ def remembered(runtime: Runtime) -> Predict:
     """The runtime on pictures as scanned; tiles seen before are not run again."""
     known: dict[bytes, npt.NDArray[np.float32]] = {}
 
-    def predict(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def predicted(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         new = [tile for tile in tiles if tile.tobytes() not in known]
         if new:
             found = runtime.probabilities(np.stack(new), StainPlan(IDENTITY))
             known.update((tile.tobytes(), one) for tile, one in zip(new, found, strict=True))
         return np.stack([known[tile.tobytes()] for tile in tiles])
 
-    return predict
+    return partial(map, predicted)
 
 
 def seam_strength(background: npt.NDArray[np.floating], axis: Axis) -> float:

@@ -1,5 +1,7 @@
 """Tiles cover, weights sum to one, and what each tile says of itself comes back as one picture."""
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -84,7 +86,7 @@ def test_an_identity_network_gives_the_picture_back(
     picture = np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), np.uint8)
     grid = Grid.over((height, width), tile=TILE, overlap=overlap, shift=shift)
     seen: list[int] = []
-    blended = blend(picture, grid, colour_as_probability, batch=batch, advance=seen.append)
+    blended = blend(picture, grid, partial(map, colour_as_probability), batch=batch, advance=seen.append)
     assert blended.shape == (6, height, width)
     assert np.abs(blended[:3].transpose(1, 2, 0) - picture / 255).max() < 1e-3  # float16 has 11 bits
     assert sum(seen) == len(grid.positions)
@@ -100,13 +102,11 @@ def a_network_unsure_at_its_edges(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[n
 
 
 def test_what_a_network_says_at_tile_edges_counts_little_and_leaves_no_seam() -> None:
-    picture = np.zeros((200, 200, 3), np.uint8)
+    picture, unsure = np.zeros((200, 200, 3), np.uint8), partial(map, a_network_unsure_at_its_edges)
     grid = Grid.over((200, 200), tile=TILE, overlap=16)
-    inner = blend(picture, grid, a_network_unsure_at_its_edges, batch=8, advance=lambda _: None)[0, 20:-20, 20:-20]
+    inner = blend(picture, grid, unsure, batch=8, advance=lambda _: None)[0, 20:-20, 20:-20]
     assert inner.min() > 0.9
     assert np.abs(np.diff(inner.astype(float), axis=0)).max() < 0.05
     no_overlap = Grid.over((200, 200), tile=TILE, overlap=0)
-    seams = blend(picture, no_overlap, a_network_unsure_at_its_edges, batch=8, advance=lambda _: None)[
-        0, 20:-20, 20:-20
-    ]
+    seams = blend(picture, no_overlap, unsure, batch=8, advance=lambda _: None)[0, 20:-20, 20:-20]
     assert seams.min() < 0.05, "the test sees seams where there are some"

@@ -61,14 +61,16 @@ class Tensor:
 class Engine:
     """A network as TensorRT runs it. Call it within `Device.entered`."""
 
-    def __init__(self, trt: Any, content: bytes, *, source: str) -> None:
+    def __init__(self, trt: Any, content: bytes, *, source: str, host_code: bool = False) -> None:
         """Load ``content``, a serialized engine: **code that runs with your rights**, so verify it first.
 
         ``trt`` is from `load_tensorrt`; ``source`` names the engine in the InputError that is raised where this
-        TensorRT or this GPU refuses it, or its tensors are not ours.
+        TensorRT or this GPU refuses it, or its tensors are not ours. Version-compatible engines bring ``host_code``.
         """
         self._log = _recording_log(trt)
         self._runtime = trt.Runtime(self._log)
+        if host_code:
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise InputError(

@@ -53,13 +53,15 @@ class TensorRtRuntime(Runtime):
         *,
         name: str = "tensorrt",
         source: str = "the engine",
+        host_code: bool = False,
         slots: int = SLOTS,
         captured: bool = True,
     ) -> None:
         """Load ``engine``, a serialized engine whose origin was verified: **it is code that runs with your rights**.
 
-        ``name`` is ``tensorrt`` or ``tensorrt-rtx``; ``source`` names the engine in errors. Fewer ``slots`` overlap
-        less, and chains not ``captured`` are launched kernel by kernel: to measure what both bring.
+        ``name`` is ``tensorrt`` or ``tensorrt-rtx``; ``source`` names the engine in errors; version-compatible engines
+        bring ``host_code``. Fewer ``slots`` overlap less, and chains not ``captured`` are launched kernel by kernel: to
+        measure what both bring.
 
         Raises MissingCapabilityError without a GPU, TensorRT, PyCUDA or memory enough, InputError for an engine that
         is not for this machine or not ours.
@@ -72,7 +74,7 @@ class TensorRtRuntime(Runtime):
         super().__init__(info=info, name=name, version=str(trt.__version__), device=self._device.name)
         try:
             with self._device.entered():
-                self._engine = Engine(trt, engine, source=source)
+                self._engine = Engine(trt, engine, source=source, host_code=host_code)
                 self._closing.callback(self._engine.close)
                 self._kernels = load_kernels(self._device)
                 self._slots = self._new_slots(slots, captured)

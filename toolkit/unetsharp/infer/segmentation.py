@@ -151,7 +151,7 @@ def segment(
         probabilities = blend(
             network_picture,
             grid,
-            lambda tiles: runtime.probabilities(tiles, stain.plan),
+            lambda batches: runtime.probabilities_of(batches, stain.plan),
             batch=settings.batch,
             advance=advance,
         )

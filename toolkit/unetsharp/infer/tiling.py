@@ -6,9 +6,8 @@ where it sees least, count least. Blending is of probabilities: sums of weighted
 What a tile needs beyond the picture is the picture mirrored at its border.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,8 @@ from unetsharp_engines.errors import InputError
 
 __all__ = ["Axis", "Grid", "Predict", "blend", "overlap_of"]
 
-Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-"""Tiles uint8 [N, T, T, 3] → probabilities float32 [N, 6, T, T]."""
+Predict = Callable[[Iterable[npt.NDArray[np.uint8]]], Iterator[npt.NDArray[np.float32]]]
+"""Batches of tiles uint8 [N, T, T, 3] → probabilities float32 [N, 6, T, T] of each, in order."""
 
 
 def overlap_of(wanted: int | None, tile: int) -> int:
@@ -115,9 +114,9 @@ def blend(
 ) -> npt.NDArray[np.float16]:
     """Class probabilities of a whole picture, float16 [6, H, W], from those of its tiles.
 
-    ``picture`` is uint8 [H, W, 3] of the grid's size; ``predict`` gets up to ``batch`` tiles at once; ``advance`` is
-    told how many tiles are done. Sums are float32, over one row of tiles at a time, so memory beside the result does
-    not grow with the picture's height.
+    ``picture`` is uint8 [H, W, 3] of the grid's size; ``predict`` gets batches of up to ``batch`` tiles, and may be
+    ahead of what it gives; ``advance`` is told how many tiles are done. Sums are float32, over one row of tiles at a
+    time, so memory beside the result does not grow with the picture's height.
     """
     result = np.empty((len(CLASSES), grid.rows.length, grid.columns.length), np.float16)
     band = _Band(grid, result)
@@ -130,9 +129,10 @@ def blend(
 def _predicted(
     picture: npt.NDArray[np.uint8], grid: Grid, predict: Predict, batch: int, advance: Callable[[int], None]
 ) -> Iterator[tuple[tuple[int, int], npt.NDArray[np.float32]]]:
-    positions = iter(grid.positions)
-    while chunk := list(islice(positions, batch)):
-        tiles = predict(np.stack([grid.cut(picture, position) for position in chunk]))
+    positions = grid.positions
+    chunks = [positions[start : start + batch] for start in range(0, len(positions), batch)]
+    batches = (np.stack([grid.cut(picture, position) for position in chunk]) for chunk in chunks)
+    for chunk, tiles in zip(chunks, predict(batches), strict=True):
         advance(len(chunk))
         yield from zip(chunk, tiles, strict=True)
 
