@@ -14,7 +14,7 @@ from unetsharp_engines.stain import StainPlan
 if TYPE_CHECKING:
     from unetsharp_trainer.network import UNetSharp
 
-__all__ = ["TorchRuntime"]
+__all__ = ["TorchRuntime", "chosen_device", "load_network"]
 
 
 class TorchRuntime(Runtime):
@@ -26,10 +26,10 @@ class TorchRuntime(Runtime):
         Raises InputError where the file is no weights of unetsharp, MissingCapabilityError without PyTorch or, asked
         for ``cuda``, without a GPU that it sees.
         """
-        network, info = _load(weights)
+        network, info = load_network(weights)
         import torch
 
-        self._device = _chosen(device)
+        self._device = chosen_device(device)
         self.network: UNetSharp = network.to(self._device)
         """The network, in evaluation mode."""
         name = torch.cuda.get_device_name() if self._device == "cuda" else "cpu"
@@ -49,7 +49,8 @@ class TorchRuntime(Runtime):
         return logits
 
 
-def _load(weights: Path) -> "tuple[UNetSharp, ModelInfo]":
+def load_network(weights: Path) -> "tuple[UNetSharp, ModelInfo]":
+    """The network of a weights file, and what it is. InputError and MissingCapabilityError as `TorchRuntime`."""
     try:
         from unetsharp_trainer.network import load_weights
     except ModuleNotFoundError as error:
@@ -59,7 +60,8 @@ def _load(weights: Path) -> "tuple[UNetSharp, ModelInfo]":
     return load_weights(weights)
 
 
-def _chosen(device: Literal["auto", "cpu", "cuda"]) -> str:
+def chosen_device(device: Literal["auto", "cpu", "cuda"]) -> str:
+    """``device``, or for ``auto`` the GPU where PyTorch sees one. MissingCapabilityError for ``cuda`` without one."""
     import torch
 
     if device == "auto":
