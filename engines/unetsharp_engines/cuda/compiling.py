@@ -24,7 +24,7 @@ ARCHITECTURES: tuple[str, ...] = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "
 
 _OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
 _PROGRAM = "\n".join(f'#include "{name}.cu"' for name in ("stain_apply", "stain_estimate", "finish"))
-_INSTALL = 'pip install "cuda-bindings>=12.6" nvidia-cuda-nvrtc'
+_INSTALL = "pip install 'cuda-bindings[all]'"
 
 
 @dataclass(frozen=True, kw_only=True)
