@@ -46,6 +46,22 @@ def tissue_like(n: int, side: int, seed: int = 0) -> Tensor:
     return (pink + nuclei * (violet - pink) + grain).clamp(0, 1)
 
 
+# The pooled branch, silenced
+
+
+def test_silenced_pooling_is_zero_and_stays_so_in_training(tiny):
+    tiny.silence_pooling()
+    seen = []
+    tiny.aspp.pooled.register_forward_hook(lambda module, given, made: seen.append(made.detach()))
+    optimizer = torch.optim.AdamW(tiny.parameters(), lr=0.1)
+    for _ in range(2):
+        tiny.train()(tissue_like(2, 64)).square().mean().backward()
+        optimizer.step()
+    tiny.eval()(tissue_like(1, 64))
+    assert len(seen) == 3
+    assert not any(made.any() for made in seen)
+
+
 # Parameter sums
 
 

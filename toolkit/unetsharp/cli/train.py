@@ -42,6 +42,13 @@ def train(
         int | None, typer.Option(help="Windows in a forward pass, of each process.", show_default="recipe's")
     ] = None,
     accumulate: Annotated[int | None, typer.Option(help="Forward passes to one step.", show_default="recipe's")] = None,
+    pooling: Annotated[
+        bool | None,
+        typer.Option(
+            help="The ASPP's global average; without it answers depend less on where a window is cut.",
+            show_default="recipe's",
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -106,6 +113,7 @@ def train(
         recipe=recipe_for(
             recipe, encoder_weights, epochs=epochs, frozen_epochs=frozen_epochs, size=size, batch=batch,
             accumulate=accumulate, loss=loss, optimizer=optimizer, learning_rate=lr, augmentation=augmentation,
+            pooling=pooling,
         ),
         data=data, out=out, encoder=encoder, width=width, encoder_weights=encoder_weights, folds=folds, stain=stain,
         minutes=minutes, foreground_weight=foreground_weight, patience=patience, checkpoint_minutes=checkpoint_minutes,

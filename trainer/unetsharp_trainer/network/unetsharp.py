@@ -61,6 +61,16 @@ class UNetSharp(nn.Module):
         logits: Tensor = self.head(upsample(finest, 2))
         return logits
 
+    def silence_pooling(self) -> None:
+        """Fix the ASPP's global-average branch at 0: answers then depend less on where a window is cut.
+
+        Its norm's scale and shift become 0 and are not trained. The network's form and its file stay what they are.
+        """
+        for module in self.aspp.pooled.modules():
+            if isinstance(module, _NORMS):
+                for parameter in module.requires_grad_(False).parameters():
+                    parameter.zero_()
+
     def freeze_encoder(self) -> None:
         """Take the whole encoder out of training: the paper's first five epochs."""
         self.encoder.requires_grad_(False)

@@ -43,6 +43,8 @@ class Recipe:
     """First epochs, in which the encoder keeps what it was given, its running statistics included."""
     train_norm_affine: bool = False
     """Whether the encoder's BatchNorm scales and shifts are trained too; random ones have nothing worth keeping."""
+    pooling: bool = True
+    """Whether the ASPP's global-average branch takes part (`UNetSharp.silence_pooling`)."""
     size: int = 224
     """Side of the training windows, pixels."""
     batch: int = 8
