@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,8 @@ class ModelInfo:
             for name in ("classes", "untaught"):
                 fields[name] = tuple(fields[name])
             info = cls(**fields)
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            _check(info)
+        except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{source}: its unetsharp metadata cannot be read ({error}); export it again") from error
         expected = tuple(c.name for c in CLASSES)
         if info.classes != expected:
@@ -61,3 +63,17 @@ class ModelInfo:
                 f"{source}: its classes are {list(info.classes)}; this version works with {list(expected)}"
             )
         return info
+
+
+def _check(info: ModelInfo) -> None:
+    """Raise ValueError unless every field is of its type and in its range."""
+    texts = ("name", "encoder", "weights_sha256", "tool_version")
+    wrong = [name for name in texts if not isinstance(getattr(info, name), str)]
+    wrong += [n for n in ("width", "train_size", "tile") if type(getattr(info, n)) is not int or getattr(info, n) < 1]
+    wrong += [n for n in ("classes", "untaught") if not all(isinstance(item, str) for item in getattr(info, n))]
+    if type(info.mpp) not in (int, float) or not 0 < info.mpp < math.inf:
+        wrong.append("mpp")
+    if info.stain not in ("macenko", "none"):
+        wrong.append("stain")
+    if wrong:
+        raise ValueError(f"{wrong[0]} is {getattr(info, wrong[0])!r:.40}")

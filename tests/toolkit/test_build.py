@@ -17,6 +17,7 @@ from support.tiny_onnx import INFO, save_tiny_onnx, tiny_onnx
 from unetsharp import machine
 from unetsharp.build import choice, flavours
 from unetsharp.build.bundle import open_bundle, problems_of
+from unetsharp.build.manifest import SCHEMA
 from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.build.progress import PhaseTracker
 from unetsharp.cli.output import Advance, Output, Verbosity
@@ -353,7 +354,7 @@ def test_the_command_as_a_person_runs_it(source: Path, tmp_path: Path) -> None:
     assert "fp16, sm86, sm89" in done.stderr
     done = run("build-engine", source, "-o", bundle, "--fp32", "--target", "sm86", "--json")
     manifest = json.loads(done.stdout)["manifest"]
-    assert (manifest["schema"], manifest["precision"]) == (1, "fp32"), "the bundle was replaced"
+    assert (manifest["schema"], manifest["precision"]) == (SCHEMA, "fp32"), "the bundle was replaced"
     assert open_bundle(bundle).manifest.to_dict()["engines"][0]["targets"] == ("sm86",)
 
 

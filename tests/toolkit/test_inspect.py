@@ -106,7 +106,7 @@ def test_bundle_and_engine(tmp_path: Path) -> None:
     options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86", "sm89"))
     bundle = build_bundle(save_tiny_onnx(tmp_path / "m.onnx"), tmp_path / "bundle", options, QUIET)
     assert "sm86, sm89" in shown(look_at(bundle.root))
-    facts = look_at(bundle.root / "engine.plan")
+    facts = look_at(bundle.root / bundle.manifest.engines[0].file.path)
     assert (facts["kind"], facts["runtime"]) == ("engine", "tensorrt-rtx")
     assert facts["version"] == tensorrt_rtx.__version__, "its header holds the version of its builder"
 

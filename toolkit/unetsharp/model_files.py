@@ -8,7 +8,7 @@ from unetsharp_engines.errors import InputError
 __all__ = ["ENGINE_MAGICS", "MANIFEST", "ModelKind", "kind_of"]
 
 MANIFEST = "manifest.json"
-"""The file that makes a folder a bundle."""
+"""The file that makes a folder, or a zip, a bundle."""
 
 ENGINE_MAGICS: dict[bytes, str] = {b"ftrt": "tensorrt", b"ptrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 """First four bytes of a serialized engine → the runtime that it belongs to (TensorRT 8 to 10, TensorRT-RTX 1.7)."""
@@ -16,7 +16,9 @@ ENGINE_MAGICS: dict[bytes, str] = {b"ftrt": "tensorrt", b"ptrt": "tensorrt", b"v
 _ONNX_FIRST_FIELD = b"\x08"
 """Protobuf's tag of ``ir_version``, the field that every ONNX writer puts first."""
 
-_WANTED = "give weights (.safetensors), an ONNX file or a bundle folder"
+_ZIP_MAGIC = b"PK\x03\x04"
+
+_WANTED = "give weights (.safetensors), an ONNX file or a bundle (a folder or a .zip)"
 
 
 class ModelKind(Enum):
@@ -47,6 +49,8 @@ def _kind_of_file(path: Path) -> ModelKind:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if head[:4] in ENGINE_MAGICS:
         return ModelKind.ENGINE
+    if head[:4] == _ZIP_MAGIC:
+        return ModelKind.BUNDLE
     # safetensors: the header's length in 8 bytes, then the header, which is a JSON object.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return ModelKind.WEIGHTS

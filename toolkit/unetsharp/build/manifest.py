@@ -2,23 +2,38 @@
 
 import dataclasses
 import json
+import math
 import re
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
+from unetsharp.build.archive import stays_inside
+from unetsharp.build.description import contract_facts, stain_target_facts
+from unetsharp.build.flavours import RTX, TENSORRT
+from unetsharp.build.strict_json import parse_object
+from unetsharp.model_files import MANIFEST
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import ModelInfo
 
-__all__ = ["SCHEMA", "EngineEntry", "FileEntry", "Manifest", "read_manifest"]
+__all__ = ["MAX_BYTES", "PRECISIONS", "SCHEMA", "EngineEntry", "FileEntry", "Manifest", "parse_manifest"]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of this layout. A reader takes its own version only: a bundle is built again in seconds to minutes."""
 
-_MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 """A manifest is a few kilobytes; what is larger than this is none."""
 
+PRECISIONS = ("fp32", "fp16", "int8")
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"\d+(\.\d+){1,4}([a-z]+\d*)?")
+_CUDA = re.compile(r"\d+(\.\d+)?")
+_TARGET = re.compile(r"sm\d{2,3}")
+_PLATFORM = re.compile(r"[a-z0-9]+-[a-z0-9_]+")
+_LONGEST = 200
+"""Characters of a path, and of a reason that is shown: a manifest's author chooses them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +41,18 @@ class FileEntry:
     """A file of the bundle."""
 
     path: str
-    """Relative to the bundle's folder, with forward slashes, never outside it."""
+    """Relative to the bundle, with forward slashes, never outside it."""
     sha256: str
     size: int
     """Bytes."""
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the fields are what they should be."""
-        _require(isinstance(self.path, str) and _stays_inside(self.path), f"path {self.path!r} leaves the bundle")
-        _require(bool(_SHA256.fullmatch(self.sha256)), f"sha256 {self.sha256!r} is not 64 hex digits")
+        _require(isinstance(self.path, str) and stays_inside(self.path), f"path {self.path!r} leaves the bundle")
+        _require(len(self.path) <= _LONGEST, f"path of {len(self.path)} characters")
+        _require(self.path == str(PurePosixPath(self.path)), f"path {self.path!r} is not written plainly")
+        _require(self.path != MANIFEST, f"path {self.path!r} is the manifest's own")
+        _require(_is_text(_SHA256, self.sha256), f"sha256 {self.sha256!r} is not 64 hex digits")
         _require(type(self.size) is int and self.size >= 0, f"size {self.size!r} is no number of bytes")
 
 
@@ -46,7 +64,7 @@ class EngineEntry:
     runtime: str
     """``tensorrt`` or ``tensorrt-rtx``."""
     version: str
-    """Of the library that built it, e.g. ``1.7.1.116``; another version may refuse the engine."""
+    """Of the library that built it, e.g. ``1.7.1.116``."""
     cuda: str | None
     """CUDA that the library was made for."""
     targets: tuple[str, ...]
@@ -59,18 +77,35 @@ class EngineEntry:
     """Builder options that were set, e.g. ``{"level": 3}``."""
     seconds: float
     """How long it took to build."""
+    gpu: str | None = None
+    """Name of the GPU that its kernels were measured on; None for an engine that was built without one."""
+    version_compatible: bool = False
+    """Whether it carries the host code with which later TensorRT versions run it."""
+    ampere_plus: bool = False
+    """Whether it runs on every GPU from sm80 on (TensorRT's hardware compatibility level AMPERE_PLUS)."""
+    signature: str = ""
+    """Of whom built it: see `unetsharp.build.trust`. Empty where no key could be kept."""
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the fields are what they should be."""
-        texts = (self.runtime, self.version, self.platform, self.cuda or "")
-        _require(all(isinstance(text, str) for text in texts), f"runtime, version, platform or cuda in {texts!r}")
+        _require(isinstance(self.file, FileEntry), f"file {self.file!r}")
+        _require(self.runtime in (TENSORRT.runtime, RTX.runtime), f"runtime {self.runtime!r}")
+        _require(_is_text(_VERSION, self.version), f"version {self.version!r}")
+        _require(self.cuda is None or _is_text(_CUDA, self.cuda), f"cuda {self.cuda!r}")
+        _require(_is_text(_PLATFORM, self.platform), f"platform {self.platform!r}")
+        _require(self.gpu is None or isinstance(self.gpu, str), f"gpu {self.gpu!r}")
+        _require(self.signature == "" or _is_text(_SHA256, self.signature), f"signature {self.signature!r}")
+        for name in ("version_compatible", "ampere_plus"):
+            _require(type(getattr(self, name)) is bool, f"{name} {getattr(self, name)!r}")
+        _require(_is_number(self.seconds) and self.seconds >= 0, f"seconds {self.seconds!r}")
         _require(isinstance(self.options, dict), f"options {self.options!r}")
-        _require(all(isinstance(t, str) and t.startswith("sm") for t in self.targets), f"targets {self.targets!r}")
-        _require(len(self.targets) > 0, "an engine without targets")
-        shapes = [tuple(self.profile[name]) for name in ("min", "opt", "max")]
-        _require(
-            all(len(s) == 4 and all(type(n) is int and n > 0 for n in s) for s in shapes), "a profile of no shapes"
-        )
+        _check_targets(self.targets)
+        _check_profile(self.profile)
+
+    @property
+    def slot(self) -> tuple[str, str, str, frozenset[str]]:
+        """Runtime, version, platform and targets: a bundle holds one engine of each."""
+        return self.runtime, self.version, self.platform, frozenset(self.targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +117,34 @@ class Manifest:
     tool_version: str
     info: ModelInfo
     precision: str
-    """Of the engines: ``fp32``, ``fp16``, ``int8``. Without engines, of the ONNX."""
+    """Of the engines, one for all of them: one of `PRECISIONS`. Without engines, of the ONNX."""
     onnx: FileEntry
     """The ONNX as it was given, or quantized; an FP16 engine is made from its conversion
     (`unetsharp.export.precision`)."""
     engines: tuple[EngineEntry, ...] = ()
+    contract: dict[str, Any] = field(default_factory=contract_facts)
+    """What the numbers mean that go in and come out; a reader takes its own contract only."""
+    stain_target: dict[str, Any] = field(default_factory=stain_target_facts)
+    """The appearance that pictures are normalized to; a reader takes its own only."""
+    layers: dict[str, str] = field(default_factory=dict)
+    """Precision of each layer of the ONNX, by name, where it is mixed; empty where all layers have the same."""
+    quantization: dict[str, Any] | None = None
+    """Calibration and drift, as ``unetsharp quantize`` left them in the ONNX; None for a float network."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless the texts are texts."""
-        texts = (self.created, self.tool_version, self.precision)
-        _require(all(isinstance(text, str) for text in texts), f"created, tool_version or precision in {texts!r}")
+        """Raise ValueError unless the fields are what they should be."""
+        _require(isinstance(self.tool_version, str), f"tool_version {self.tool_version!r}")
+        _require(self.precision in PRECISIONS, f"precision {self.precision!r}")
+        _require(isinstance(self.layers, dict), f"layers {self.layers!r}")
+        _require(all(value in PRECISIONS for value in self.layers.values()), "layers of an unknown precision")
+        _require(self.quantization is None or isinstance(self.quantization, dict), "quantization is no object")
+        _check_same("contract", self.contract, contract_facts())
+        _check_same("stain_target", self.stain_target, stain_target_facts())
+        datetime.fromisoformat(self.created)
+        paths = [entry.path for entry in self.files()]
+        _require(len(set(paths)) == len(paths), "a file is listed twice")
+        slots = [engine.slot for engine in self.engines]
+        _require(len(set(slots)) == len(slots), "two engines for the same GPUs and library")
 
     def files(self) -> tuple[FileEntry, ...]:
         """Every file of the bundle but the manifest."""
@@ -102,49 +155,88 @@ class Manifest:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check a ``manifest.json``. Raises InputError, in one line, for anything but a whole one of `SCHEMA`."""
+def parse_manifest(content: bytes, source: str) -> Manifest:
+    """Read and check a manifest; ``source`` names it.
+
+    Raises InputError, in one line, for anything but a whole one of `SCHEMA`.
+    """
     try:
-        fields = _fields(path)
-        if (seen := fields.pop("schema")) != SCHEMA:
-            raise InputError(f"{path}: schema {seen!r}; this version reads {SCHEMA}: build the bundle again with it")
-        return _manifest(fields, str(path))
+        fields = parse_object(content)
+        if type(seen := fields.pop("schema")) is not int or seen != SCHEMA:
+            raise InputError(f"{source}: schema {seen!r:.40}; this version reads {SCHEMA}: {_AGAIN} with it")
+        return _manifest(fields, source)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise InputError(f"{path}: not a bundle's manifest ({reason}); build the bundle again") from error
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{source}: not a bundle's manifest ({_short(reason)}); {_AGAIN}") from error
 
 
-def _fields(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path.parent}: no bundle, it has no {path.name}; make one with `unetsharp build-engine`")
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path.stat().st_size} bytes long")
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(fields, dict):
-        raise TypeError("no JSON object")
-    return fields
+_AGAIN = "delete the bundle and build it again"
 
 
 def _manifest(fields: dict[str, Any], source: str) -> Manifest:
+    _check_names(fields, Manifest, "manifest")
     info = ModelInfo.from_json(json.dumps(fields.pop("info")), source=source)
     onnx = FileEntry(**fields.pop("onnx"))
     engines = tuple(_engine(dict(entry)) for entry in fields.pop("engines"))
-    manifest = Manifest(info=info, onnx=onnx, engines=engines, **fields)
-    _require(len({file.path for file in manifest.files()}) == len(manifest.files()), "a file is listed twice")
-    return manifest
+    return Manifest(info=info, onnx=onnx, engines=engines, **fields)
 
 
 def _engine(fields: dict[str, Any]) -> EngineEntry:
+    _check_names(fields, EngineEntry, "engine")
+    _require(isinstance(fields["targets"], list), f"targets {fields['targets']!r}")
     profile = {name: tuple(shape) for name, shape in fields.pop("profile").items()}
     return EngineEntry(
         file=FileEntry(**fields.pop("file")), targets=tuple(fields.pop("targets")), profile=profile, **fields
     )
 
 
-def _stays_inside(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    plain = not any(character in path for character in "\\:\0")  # Windows separators and drives, C's end of string
-    return plain and bool(parts) and not path.startswith("/") and ".." not in parts
+def _check_names(fields: dict[str, Any], of: type, what: str) -> None:
+    """Raise KeyError for a field that ``of`` has and ``fields`` lack, ValueError for one that it does not know."""
+    wanted = {known.name for known in dataclasses.fields(of)}
+    if missing := sorted(wanted - set(fields)):
+        raise KeyError(missing[0])
+    if unknown := sorted(set(fields) - wanted):
+        raise ValueError(f"{what} with an unknown field {unknown[0]!r}")
+
+
+def _check_targets(targets: tuple[str, ...]) -> None:
+    _require(all(_is_text(_TARGET, target) for target in targets), f"targets {targets!r}")
+    _require(len(targets) > 0, "an engine without targets")
+    _require(len(set(targets)) == len(targets), f"targets {targets!r} repeat")
+
+
+def _check_profile(profile: dict[str, tuple[int, ...]]) -> None:
+    shapes = [profile[name] for name in ("min", "opt", "max")]
+    _require(len(profile) == 3, "a profile of more than min, opt and max")
+    for shape in shapes:
+        _require(len(shape) == 4 and all(type(n) is int and n > 0 for n in shape), f"a profile with shape {shape!r}")
+    ordered = all(a <= b <= c for a, b, c in zip(*shapes, strict=True))
+    _require(ordered and {shape[1] for shape in shapes} == {3}, f"a profile of {shapes!r}")
+
+
+def _check_same(name: str, seen: object, wanted: dict[str, Any]) -> None:
+    if seen != wanted:
+        raise ValueError(f"its {name} is {_differing(seen, wanted)}; this version's is {_differing(wanted, seen)}")
+
+
+def _differing(one: object, other: object) -> object:
+    """What of ``one`` is not the same in ``other``."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one
+    return {key: value for key, value in one.items() if key not in other or other[key] != value}
+
+
+def _is_text(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and bool(pattern.fullmatch(value))
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def _require(holds: bool, otherwise: str) -> None:

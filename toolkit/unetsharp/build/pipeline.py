@@ -2,17 +2,21 @@
 
 import dataclasses
 import datetime
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from unetsharp import machine
+from unetsharp.build.addition import precision_to_add
 from unetsharp.build.builder import LEVELS, Plan, Profile, build_engine
-from unetsharp.build.bundle import Bundle, check_replaceable, file_entry, write_bundle
+from unetsharp.build.bundle import Bundle, check_replaceable, file_entry, open_bundle, with_engine, write_bundle
 from unetsharp.build.choice import Choice, choose
+from unetsharp.build.description import layer_precisions, quantization_facts
 from unetsharp.build.flavours import RTX, TURING, Loaded
 from unetsharp.build.manifest import EngineEntry, Manifest
 from unetsharp.build.source import Source, parse_onnx, read_source
+from unetsharp.build.trust import signed
 from unetsharp.cli.output import Output
 from unetsharp.export.precision import to_fp16
 from unetsharp_engines import __version__
@@ -20,7 +24,7 @@ from unetsharp_engines.errors import InputError, MissingCapabilityError
 
 __all__ = ["BuildOptions", "build_bundle"]
 
-_ENGINE_FILE, _ONNX_FILE = "engine.plan", "model.onnx"
+_ONNX_FILE = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class BuildOptions:
     """Smallest, best and largest number of tiles at once."""
     level: int | None = None
     timing_cache: Path | None = None
+    add: bool = False
+    """Add the engine to the bundle that is there, which keeps its others, instead of writing a new bundle."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without a network."""
@@ -54,24 +60,33 @@ class BuildOptions:
 
 
 def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) -> Bundle:
-    """Build the exported network ``onnx`` into a bundle in folder ``root`` and return it.
+    """Build the exported network ``onnx``, or that of a bundle, into the bundle ``root`` (folder or .zip); return it.
 
     What can be refused is refused before the build begins. Raises InputError for files and options that do not fit,
     MissingCapabilityError for a runtime that this machine lacks.
     """
     check_replaceable(root)
     source = read_source(onnx)
+    if options.add:
+        precision = precision_to_add(open_bundle(root), source, options.precision)
+        options = dataclasses.replace(options, precision=precision)
     choice = choose(options.runtime, options.targets)
     _check_options(options, source, choice)
     output.say(f"Runtime: {choice.label}, {choice.why}")
     if options.precision == "int8" and source.precision == "fp32":
         source = _quantized(source, options, output)
-    engines = () if choice.loaded is None else (_engine(source, choice.loaded, choice.targets, options, output),)
-    return _write(root, source, options, engines)
+    if choice.loaded is None:
+        return _write(root, source, options, ())
+    entry, engine = _engine(source, choice.loaded, choice.targets, options, output)
+    if options.add:
+        return with_engine(open_bundle(root), entry, engine, precision=_precision(source, options))
+    return _write(root, source, options, ((entry, engine),))
 
 
 def _check_options(options: BuildOptions, source: Source, choice: Choice) -> None:
     _check_int8(options, source)
+    if options.add and choice.loaded is None:
+        raise MissingCapabilityError(f"--add needs an engine to add, and ONNX Runtime builds none; {RTX.install}")
     if options.precision == "fp32" and source.precision == "fp16":
         raise InputError(f"{source.path}: its tensors are fp16 already; --fp32 wants the fp32 export")
     if choice.loaded is None and options.precision == "fp16" and source.precision == "fp32":
@@ -129,7 +144,8 @@ def _engine(
     engine = build_engine(loaded, plan, output)
     seconds = time.perf_counter() - start
     output.say(f"Engine: {precision}, {', '.join(targets)}, {len(engine) / 1e6:.1f} MB, built in {seconds:.1f} s")
-    return _entry(loaded, plan, engine, seconds), engine
+    entry = _entry(loaded, plan, engine, seconds)
+    return signed(entry, hashlib.sha256(source.content).hexdigest(), output), engine
 
 
 def _typed(source: Source, precision: str) -> bytes:
@@ -149,8 +165,9 @@ def _profile(source: Source, batch: tuple[int, int, int]) -> Profile:
 
 
 def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineEntry:
+    name = f"{loaded.flavour.runtime}-{loaded.version}-{machine.os_and_arch()}-{'+'.join(plan.targets)}.plan"
     return EngineEntry(
-        file=file_entry(_ENGINE_FILE, engine),
+        file=file_entry(name, engine),
         runtime=loaded.flavour.runtime,
         version=loaded.version,
         cuda=loaded.cuda,
@@ -159,6 +176,7 @@ def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineE
         profile={"min": plan.profile.min, "opt": plan.profile.opt, "max": plan.profile.max},
         options={} if plan.level is None else {"level": plan.level},
         seconds=round(seconds, 2),
+        gpu=machine.gpus()[0].name if loaded.flavour.autotunes else None,
     )
 
 
@@ -171,6 +189,8 @@ def _write(root: Path, source: Source, options: BuildOptions, engines: tuple[tup
         precision=precision,
         onnx=file_entry(_ONNX_FILE, source.content),
         engines=tuple(entry for entry, _ in engines),
+        layers=layer_precisions(source.model),
+        quantization=quantization_facts(source.model),
     )
     files = {_ONNX_FILE: source.content, **{entry.file.path: engine for entry, engine in engines}}
     return write_bundle(root, manifest, files)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unetsharp.build.bundle import open_bundle
 from unetsharp.export.precision import precision_of
+from unetsharp.model_files import ModelKind, kind_of
 from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
@@ -59,8 +61,12 @@ def parse_onnx(content: bytes, path: Path) -> "onnx.ModelProto":
 
 
 def read_source(path: Path) -> Source:
-    """Read ``path`` and check that it is a network as the contract has it. Raises InputError."""
-    content = read_file(path)
+    """Read ``path``, an ONNX or a bundle that holds one, and check that it is as the contract has it.
+
+    Raises InputError.
+    """
+    is_bundle = path.exists() and kind_of(path) is ModelKind.BUNDLE
+    content = open_bundle(path).read_onnx() if is_bundle else read_file(path)
     model = parse_onnx(content, path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:

@@ -10,9 +10,12 @@ from unetsharp_engines.errors import InputError
 
 
 def build_engine(
-    onnx: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Network that `unetsharp export` wrote.")],
+    onnx: Annotated[
+        Path, typer.Argument(metavar="FILE.onnx", help="Network that `unetsharp export` wrote, or a bundle with it.")
+    ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="BUNDLE", help="Folder to write; a bundle there is replaced.")
+        Path,
+        typer.Option("-o", "--out", metavar="BUNDLE", help="Folder or .zip to write; a bundle there is replaced."),
     ],
     *,
     fp32: Annotated[bool, typer.Option("--fp32", help="Compute in float32 (TF32 off).")] = False,
@@ -39,6 +42,9 @@ def build_engine(
     timing_cache: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TensorRT only: keep kernel timings here from build to build.")
     ] = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add the engine to BUNDLE and keep those in it; the right one is run.")
+    ] = False,
     output: Output,
 ) -> None:
     """Build an exported network into a bundle: engine, ONNX, manifest.
@@ -49,6 +55,10 @@ def build_engine(
     \b
     Example, on any machine, for GeForce RTX 30, 40 and 50:
       unetsharp build-engine model.onnx -o bundle --fp16 --target sm86,sm89,sm120
+
+    \b
+    and then on a Jetson, for it too:
+      unetsharp build-engine bundle -o bundle --add
     """
     from unetsharp.build.pipeline import BuildOptions, build_bundle
 
@@ -63,6 +73,7 @@ def build_engine(
         batch=_batch(batch),
         level=level,
         timing_cache=timing_cache,
+        add=add,
     )
     bundle = build_bundle(onnx, out, options, output)
     output.say(f"Bundle: {out}")

@@ -1,0 +1,72 @@
+"""Bundles of a few bytes, a machine that fits them, and a TensorRT that keeps what it is given to deserialize."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from support.tiny_onnx import INFO
+from unetsharp.build.bundle import Bundle, file_entry, open_bundle, write_bundle
+from unetsharp.build.fit import Host, fitting_engine
+from unetsharp.build.manifest import EngineEntry, Manifest
+from unetsharp.build.trust import signed
+from unetsharp.cli.output import Output, Verbosity
+
+QUIET = Output(verbosity=Verbosity.QUIET)
+ENGINE, ONNX = b"vtrt" + bytes(range(256)) * 8, b"\x08\x09" + b"model" * 100
+HOST = Host(runtime="tensorrt-rtx", version="1.7.1.116", target="sm86", platform="linux-x86_64")
+"""Fits `engine_entry`."""
+
+
+def engine_entry(content: bytes = ENGINE, path: str = "engine.plan", **changes: Any) -> EngineEntry:
+    """An engine for sm86 and sm89, unsigned."""
+    entry = EngineEntry(
+        file=file_entry(path, content),
+        runtime="tensorrt-rtx",
+        version="1.7.1.116",
+        cuda="13",
+        targets=("sm86", "sm89"),
+        platform="linux-x86_64",
+        profile={"min": (1, 3, 64, 64), "opt": (4, 3, 64, 64), "max": (8, 3, 64, 64)},
+        options={},
+        seconds=1.5,
+    )
+    return dataclasses.replace(entry, **changes)
+
+
+def own(entry: EngineEntry) -> EngineEntry:
+    """``entry``, signed as if it had been built here."""
+    return signed(entry, file_entry("model.onnx", ONNX).sha256, QUIET)
+
+
+def manifest_of(*engines: EngineEntry) -> Manifest:
+    """A manifest of `ONNX` and ``engines``; without any, of `engine_entry` built here."""
+    return Manifest(
+        created="2026-01-02T03:04:05+00:00",
+        tool_version="0.1.0",
+        info=INFO,
+        precision="fp16",
+        onnx=file_entry("model.onnx", ONNX),
+        engines=engines or (own(engine_entry()),),
+    )
+
+
+def written(root: Path, *engines: EngineEntry, content: bytes = ENGINE) -> Bundle:
+    """A bundle at ``root`` whose engines, by default one built here, all hold ``content``."""
+    manifest = manifest_of(*(engines or (own(engine_entry(content)),)))
+    return write_bundle(root, manifest, {"model.onnx": ONNX, **{e.file.path: content for e in manifest.engines}})
+
+
+class RecordingTensorRt:
+    """Stands for ``tensorrt_rtx``: `seen` holds every engine that it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+        self.Runtime = lambda _: SimpleNamespace(deserialize_cuda_engine=self.seen.append)
+
+    def load(self, root: Path, *, host: Host = HOST, trust: bool = False) -> None:
+        """Load a bundle the one way there is: opened, the fitting engine chosen, its bytes verified, deserialized."""
+        bundle = open_bundle(root, trust=trust)
+        bundle.read_onnx()
+        content = bundle.read_engine(fitting_engine(bundle, host))
+        self.Runtime(None).deserialize_cuda_engine(content)

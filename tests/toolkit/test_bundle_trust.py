@@ -1,0 +1,136 @@
+"""Who built an engine: what this user built runs, what others built runs with --trust alone."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.bundles import ENGINE, ONNX, QUIET, RecordingTensorRt, engine_entry, own, written
+from unetsharp.build.bundle import open_bundle, with_engine
+from unetsharp.build.trust import is_own, key_path, signed
+from unetsharp_engines.errors import InputError
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+
+
+@pytest.fixture(autouse=True)
+def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a key."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def become_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another"))
+
+
+def test_what_was_built_here_is_loaded(tmp_path: Path) -> None:
+    trt = RecordingTensorRt()
+    trt.load(written(tmp_path / "bundle").root)
+    assert trt.seen == [ENGINE]
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_what_another_built_wants_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_key: bool) -> None:
+    root = written(tmp_path / "bundle").root
+    become_another(monkeypatch, tmp_path)
+    if has_key:
+        own(engine_entry())
+    trt = RecordingTensorRt()
+    with pytest.raises(InputError, match=r"engine\.plan: an engine is code, .* --trust runs it .* --rebuild") as caught:
+        trt.load(root)
+    assert trt.seen == []
+    assert "\n" not in str(caught.value)
+    trt.load(root, trust=True)
+    assert trt.seen == [ENGINE]
+
+
+def test_the_onnx_of_another_needs_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = written(tmp_path / "bundle").root
+    become_another(monkeypatch, tmp_path)
+    assert open_bundle(root).read_onnx() == ONNX
+
+
+def test_adding_an_engine_of_ones_own_does_not_make_the_others_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "bundle")
+    become_another(monkeypatch, tmp_path)
+    mine = own(engine_entry(b"vtrt mine", "mine.plan", targets=("sm75",)))
+    bundle = with_engine(open_bundle(tmp_path / "bundle"), mine, b"vtrt mine", precision="fp16")
+    assert [bundle.is_trusted(engine) for engine in bundle.manifest.engines] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "1.8.0.1"},
+        {"targets": ("sm90",)},
+        {"platform": "linux-aarch64"},
+        {"ampere_plus": True},
+        {"file": engine_entry(b"vtrt evil").file},
+        {"signature": ""},
+        {"signature": "0" * 64},
+    ],
+)
+def test_a_signature_covers_every_field(change: dict[str, Any]) -> None:
+    engine = own(engine_entry())
+    sha256 = "5" * 64
+    engine = signed(engine, sha256, QUIET)
+    assert is_own(engine, sha256)
+    assert not is_own(dataclasses.replace(engine, **change), sha256)
+    assert not is_own(engine, "6" * 64), "an engine belongs to its ONNX"
+
+
+@POSIX
+def test_the_key_is_its_users_alone() -> None:
+    own(engine_entry())
+    assert key_path().stat().st_mode & 0o777 == 0o600
+    key_path().chmod(0o640)
+    with pytest.raises(InputError, match="others than you can read this key"):
+        is_own(engine_entry(), "5" * 64)
+
+
+@pytest.mark.parametrize(("text", "says"), [("", "a key of 0 bytes"), ("ab" * 31, "31 bytes"), ("no hex", "no key")])
+def test_a_key_file_without_a_key_is_refused(text: str, says: str) -> None:
+    own(engine_entry())
+    key_path().write_text(text)
+    for use in (lambda: own(engine_entry()), lambda: is_own(engine_entry(), "5" * 64)):
+        with pytest.raises(InputError, match=says):
+            use()
+
+
+def test_where_no_key_can_be_kept_the_user_is_told_and_the_engine_is_foreign(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config").write_text("a file where the folder should be")
+    engine = own(engine_entry())
+    assert engine.signature == ""
+    assert "will count as foreign" in capsys.readouterr().err
+    assert not open_bundle(written(tmp_path / "bundle", engine).root).is_trusted(engine)
+
+
+def test_machines_that_share_a_key_trust_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = written(tmp_path / "bundle").root
+    key = key_path().read_text()
+    become_another(monkeypatch, tmp_path)
+    key_path().parent.mkdir(parents=True)
+    key_path().write_text(key)
+    key_path().chmod(0o600)
+    bundle = open_bundle(root)
+    assert bundle.is_trusted(bundle.manifest.engines[0])
+
+
+def test_builds_at_the_same_time_make_one_key() -> None:
+    code = "from support.bundles import *; print(own(engine_entry()).signature)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    builds = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(4)
+    ]
+    assert len({build.communicate(timeout=60)[0] for build in builds}) == 1
+    assert [build.returncode for build in builds] == [0] * 4
+    assert [path.name for path in key_path().parent.iterdir()] == ["engine-key"]
