@@ -5,6 +5,8 @@
 
 namespace finish {
 
+constexpr int THREADS = 128;
+
 // Upsampling by two mixes a sample with its neighbour, a quarter to three. Rows of these tables: tap shift -1, 0, 1;
 // columns: low-resolution neighbour before, here, after. An even output pixel lies before its sample's centre.
 struct Mixing {
@@ -48,7 +50,7 @@ __device__ constexpr bool meets(int parity, int shift, int neighbour) {
 
 // One class's logits of the four pixels, [2 row + column], from its nine planes, channel 3 column shift + row shift.
 template <typename In>
-__device__ __forceinline__ void logits_at(const In* taps, size_t plane, const Site& site, float (&logits)[4]) {
+__device__ __forceinline__ void logits_at(const In* taps, int plane, const Site& site, float (&logits)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) logits[i] = 0.0f;
 #pragma unroll
@@ -59,11 +61,11 @@ __device__ __forceinline__ void logits_at(const In* taps, size_t plane, const Si
             float across[2] = {0.0f, 0.0f};
 #pragma unroll
             for (int column_shift = 0; column_shift < 3; ++column_shift) {
-                const In* from = taps + (3 * column_shift + row_shift) * plane;
+                const int channel = (3 * column_shift + row_shift) * plane;
 #pragma unroll
                 for (int column = 0; column < 3; ++column) {
                     if (!meets(0, column_shift, column) && !meets(1, column_shift, column)) continue;
-                    const float tap = to_float(from[site.offsets[row][column]]);
+                    const float tap = to_float(taps[channel + site.offsets[row][column]]);
 #pragma unroll
                     for (int parity = 0; parity < 2; ++parity) {
                         if (!meets(parity, column_shift, column)) continue;
@@ -146,16 +148,24 @@ struct Probabilities {
 
 template <typename In, typename Put>
 __device__ __forceinline__ void from_taps(const In* taps, int channels, int height, int width, const Put& put) {
+    __shared__ float logits[CHANNELS][4][THREADS];  // each thread its own column: registers cannot be indexed
     const int column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y * blockDim.y + threadIdx.y;
     if (column >= width || row >= height) return;
-    const size_t n = blockIdx.z, plane = static_cast<size_t>(height) * width;
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, plane = height * width;
+    const size_t n = blockIdx.z;
     const Site site = site_at(row, column, height, width);
-    float logits[CHANNELS][4];
+#pragma unroll 1
+    for (int k = 0; k < CHANNELS; ++k) {
+        float four[4];
+        logits_at(taps + (n * channels + 9 * k) * plane, plane, site, four);
 #pragma unroll
-    for (int k = 0; k < CHANNELS; ++k) logits_at(taps + (n * channels + 9 * k) * plane, plane, site, logits[k]);
+        for (int i = 0; i < 4; ++i) logits[k][i][thread] = four[i];
+    }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        const float here[CHANNELS] = {logits[0][i], logits[1][i], logits[2][i], logits[3][i], logits[4][i], logits[5][i]};
+        float here[CHANNELS];
+#pragma unroll
+        for (int k = 0; k < CHANNELS; ++k) here[k] = logits[k][i][thread];
         put.put(n, 2 * row + i / 2, 2 * column + i % 2, here);
     }
 }
@@ -171,8 +181,6 @@ __device__ __forceinline__ void from_logits(const In* logits, int height, int wi
     for (int k = 0; k < CHANNELS; ++k) here[k] = to_float(from[k * plane]);
     put.put(n, y, x, here);
 }
-
-static_assert(CHANNELS == 6, "from_taps lists the classes");
 
 }  // namespace finish
 
