@@ -1,6 +1,7 @@
 """One builder for TensorRT and TensorRT-RTX: an ONNX in, a serialized engine out."""
 
 import concurrent.futures
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ __all__ = ["LEVELS", "Plan", "Profile", "build_engine"]
 
 LEVELS = range(6)
 """Builder optimization levels that TensorRT knows."""
+
+_TIMINGS = re.compile(r"(Loaded|Serialized) (\d+) timing cache entries")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,21 @@ class Plan:
     """One of `LEVELS`; None is TensorRT's own default."""
     timing_cache: Path | None = None
     """Where kernel timings are kept from build to build."""
+    workspace: int | None = None
+    """Most memory that a kernel may use beside its tensors, bytes; None is all that the GPU has."""
+    time_limit: float | None = None
+    """Seconds after which the build is given up; needs a TensorRT with `Loaded.can_be_stopped`."""
+    version_compatible: bool = False
+    """Whether the engine is to run on later TensorRT versions too."""
+    ampere_plus: bool = False
+    """Whether the engine is to run on every GPU from sm80 on."""
 
 
 def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
     """Build ``plan`` with the TensorRT in ``loaded``; its progress goes to ``output``, its log to ``-v``.
 
     Ctrl-C stops TensorRT at its next step and is raised again as KeyboardInterrupt. Raises InputError, with the
-    node's name or TensorRT's own reason, where the network cannot be parsed or built.
+    node's name or TensorRT's own reason, where the network cannot be parsed or built, or not within its time limit.
     """
     log = _logger(loaded.trt, output)
     builder = loaded.trt.Builder(log)
@@ -58,11 +69,13 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
     with output.progress(f"{loaded.label} builds", total=100, unit="%") as advance:
         tracker = PhaseTracker(advance)
         watch = _watch(loaded, config, tracker)
-        engine = _run(lambda: builder.build_serialized_network(network, config), tracker)
+        engine = _run(lambda: builder.build_serialized_network(network, config), tracker, plan.time_limit)
         del watch
+    if engine is None and tracker.is_cancelled:
+        raise InputError(f"{plan.name}: not built within --time-limit {plan.time_limit:g}; allow more, or --level 1")
     if engine is None:
         raise InputError(f"{plan.name}: {loaded.label} could not build it: {log.last_error or 'it gave no reason'}")
-    _keep_timings(plan, config)
+    _keep_timings(plan, config, log, output)
     return bytes(engine)
 
 
@@ -99,15 +112,25 @@ def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
         config.set_tactic_sources(loaded.tactic_sources())
     if plan.level is not None:
         config.builder_optimization_level = plan.level
+    if plan.workspace is not None:
+        config.set_memory_pool_limit(loaded.trt.MemoryPoolType.WORKSPACE, plan.workspace)
+    if plan.version_compatible:
+        config.set_flag(loaded.trt.BuilderFlag.VERSION_COMPATIBLE)
+    if plan.ampere_plus:
+        config.hardware_compatibility_level = loaded.trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    _set_timing_cache(loaded, plan, config)
+    if not loaded.flavour.autotunes:
+        _set_targets(loaded.trt, config, plan.targets)
+    return config
+
+
+def _set_timing_cache(loaded: Loaded, plan: Plan, config: Any) -> None:
     if plan.timing_cache is not None:
         stored = plan.timing_cache.read_bytes() if plan.timing_cache.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(stored), False):
             raise InputError(
                 f"--timing-cache {plan.timing_cache}: made by another GPU or {loaded.flavour.name} version"
             )
-    if not loaded.flavour.autotunes:
-        _set_targets(loaded.trt, config, plan.targets)
-    return config
 
 
 def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
@@ -118,40 +141,55 @@ def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
 
 def _watch(loaded: Loaded, config: Any, tracker: PhaseTracker) -> Any:
     """Attach a progress monitor where this TensorRT has them. Keep the result until the build has ended."""
-    if not hasattr(loaded.trt, "IProgressMonitor"):
+    if not loaded.can_be_stopped:
         return None
     config.progress_monitor = watch = monitor(loaded.trt, tracker)
     return watch
 
 
-def _run(build: Any, tracker: PhaseTracker) -> Any:
-    """Run ``build`` on a thread of its own, so that Ctrl-C reaches this one while TensorRT works."""
+def _run(build: Any, tracker: PhaseTracker, seconds: float | None) -> Any:
+    """Run ``build`` on a thread of its own, so that Ctrl-C reaches this one while TensorRT works.
+
+    After so many ``seconds`` it is told to stop.
+    """
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         future = pool.submit(build)
         try:
+            concurrent.futures.wait([future], seconds)
+            if not future.done():
+                tracker.cancel()
             return future.result()
         except KeyboardInterrupt:
             tracker.cancel()
             raise
 
 
-def _keep_timings(plan: Plan, config: Any) -> None:
-    if plan.timing_cache is not None:
-        with replacing(plan.timing_cache) as temporary:
-            temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+def _keep_timings(plan: Plan, config: Any, log: Any, output: Output) -> None:
+    if plan.timing_cache is None:
+        return
+    content = bytes(config.get_timing_cache().serialize())
+    with replacing(plan.timing_cache) as temporary:
+        temporary.write_bytes(content)
+    known, kept = log.timings.get("Loaded", 0), log.timings.get("Serialized", 0)
+    output.say(
+        f"Timing cache: {known} kernels timed before, {max(kept - known, 0)} timed now, kept in {plan.timing_cache}"
+    )
 
 
 def _logger(trt: Any, output: Output) -> Any:
-    """TensorRT's log: warnings and errors are details of ``-v``; the last error is kept for the one line."""
+    """TensorRT's log: warnings and errors are details of ``-v``; the first error is kept for the one line."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base is known at run time only
-        """Keeps `last_error`."""
+        """Keeps `last_error`, and in `timings` how many timing cache entries were loaded and serialized."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last_error = ""
+            self.timings: dict[str, int] = {}
 
         def log(self, severity: Any, msg: str) -> None:
+            if entries := _TIMINGS.search(msg):
+                self.timings[entries.group(1)] = int(entries.group(2))
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.last_error = self.last_error or _one_line(msg)
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):

@@ -131,6 +131,11 @@ class Loaded:
         return sum(1 << int(members[name]) for name in _OWN_KERNELS if name in members)
 
     @property
+    def can_be_stopped(self) -> bool:
+        """Whether it tells its progress, and asks whether to go on: from TensorRT 10 on, and TensorRT-RTX."""
+        return hasattr(self.trt, "IProgressMonitor")
+
+    @property
     def is_strongly_typed(self) -> bool:
         """Whether tensors keep the types the ONNX gives them; else builder flags allow FP16."""
         return self.flavour is RTX or int(self.version.split(".")[0]) >= 10

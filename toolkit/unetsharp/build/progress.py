@@ -35,6 +35,11 @@ class PhaseTracker:
         """Make TensorRT stop at the next step that it completes."""
         self._cancelled.set()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._cancelled.is_set()
+
     def phase_start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase of ``steps`` steps begins within ``parent``'s present step."""
         with self._lock:

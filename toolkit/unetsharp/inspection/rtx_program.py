@@ -1,0 +1,124 @@
+"""The kernels of a TensorRT-RTX engine, read from its file without a GPU and without running it.
+
+TensorRT's own inspector needs the GPU to load an engine. But TensorRT-RTX 1.x writes the program it compiled into the
+engine as text: tensors with their shapes and types, and one instruction for each kernel, with what it reads and writes
+and the ONNX nodes it stands for. NVIDIA documents none of this; what is not found as expected is not told.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ["Kernel", "kernels_of"]
+
+_PROGRAM = re.compile(rb"NLYM.{12}header \{\n", re.DOTALL)
+_TENSOR = re.compile(r"^ {2}(?:sub_)?tensor=\{(.*)\}$", re.MULTILINE)
+_INSTRUCTION = re.compile(r"^ {2}(\w+)=\{ (.*?)(?=^ {2}\w+=\{|\Z)", re.MULTILINE | re.DOTALL)
+_QUOTED = re.compile(r'"([^"]*)"')
+_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_BYTES = {"half": 2, "bf16": 2, "float": 4, "int8": 1, "fp8": 1, "bool": 1, "int32": 4, "int64": 8}
+_NAMES = {"half": "fp16", "float": "fp32"}
+_HOST_ONLY = {"shape_call", "copy", "wait", "record"}
+_ROLES = {"corrltn": "convolution", "fully_connected": "matrix product", "maxpool": "max-pool"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One kernel launch; bytes are per image, for tensors whose batch is free."""
+
+    name: str
+    kind: str
+    """``convolution``, ``matrix product``, ``max-pool``, or for generated ones what was fused: ``ExpTanhMul``."""
+    nodes: tuple[str, ...]
+    """The ONNX nodes it computes, as far as the engine says."""
+    precision: str
+    """Type of what it writes: ``fp16``, ``fp32``, ``int8`` …"""
+    shape: tuple[int, ...]
+    """Of the first tensor it writes, batch 1."""
+    read: int
+    """Bytes of activations it reads."""
+    written: int
+    """Bytes it writes."""
+    weights: int
+    """Bytes of constants it reads, once a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tensor:
+    shape: tuple[int, ...]
+    type: str
+    is_constant: bool
+
+    @property
+    def bytes(self) -> int:
+        count = _BYTES.get(self.type, 0)
+        for side in self.shape:
+            count *= side
+        return count
+
+
+def kernels_of(engine: bytes) -> tuple[Kernel, ...]:
+    """The kernels of a TensorRT-RTX engine's bytes, in their order; none where the file does not tell."""
+    text = _program(engine)
+    descriptors, _, main = text.partition("\nmain {\n")
+    tensors = dict(_tensors(descriptors))
+    body = main.partition("\n}\n")[0]
+    found = (_kernel(kind, fields, tensors) for kind, fields in _INSTRUCTION.findall(body) if kind not in _HOST_ONLY)
+    return tuple(kernel for kernel in found if kernel is not None)
+
+
+def _program(engine: bytes) -> str:
+    """The first program in the file, the one that launches everything; empty where there is none."""
+    start = _PROGRAM.search(engine)
+    if start is None:
+        return ""
+    main = engine.find(b"\nmain {\n", start.end())
+    end = engine.find(b"\n}\n", main)
+    return engine[start.end() : end + 3].decode("utf-8", errors="replace") if 0 <= main < end else ""
+
+
+def _tensors(descriptors: str) -> Iterator[tuple[str, _Tensor]]:
+    for fields in _TENSOR.findall(descriptors):
+        name, dims, kind = (
+            re.search(pattern, fields) for pattern in (r'name="([^"]*)"', r"dims=\{([^}]*)\}", r"type=(\w+)")
+        )
+        if name and dims and kind:
+            shape = tuple(int(side) if side.isdigit() else 1 for side in dims.group(1).split())
+            yield name.group(1), _Tensor(shape=shape, type=kind.group(1), is_constant="const_payload_size" in fields)
+
+
+def _kernel(kind: str, fields: str, tensors: dict[str, _Tensor]) -> Kernel | None:
+    name = re.search(r'name="?([^" ]*)', fields)
+    inputs, outputs = (_arguments(fields, what, tensors) for what in ("input", "output"))
+    if name is None or not outputs:
+        return None
+    constants = [t for n, t in inputs.items() if t.is_constant or _is_constant(n)]
+    written = next(iter(outputs.values()))
+    return Kernel(
+        name=name.group(1),
+        kind=_kind(kind, name.group(1), fields),
+        nodes=tuple(_ONNX_NODE.findall(fields)),
+        precision=_NAMES.get(written.type, written.type),
+        shape=written.shape,
+        read=sum(t.bytes for t in inputs.values()) - sum(t.bytes for t in constants),
+        written=sum(t.bytes for t in outputs.values()),
+        weights=sum(t.bytes for t in constants),
+    )
+
+
+def _arguments(fields: str, what: str, tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
+    """The tensors that an instruction names as ``what``, once each; numbers that steer it are left out."""
+    named = re.search(rf"\b{what}(?:_args)?=\{{([^}}]*)\}}", fields)
+    names = _QUOTED.findall(named.group(1)) if named else []
+    return {n: tensors[n] for n in names if n in tensors and len(tensors[n].shape) > 1}
+
+
+def _is_constant(name: str) -> bool:
+    return name.endswith(("dconst", "_const"))
+
+
+def _kind(kind: str, name: str, fields: str) -> str:
+    backbone = re.search(r"backbone=(\w+)", fields)
+    if backbone:
+        return {"conv": "convolution", "gemm": "matrix product"}.get(backbone.group(1), backbone.group(1))
+    return _ROLES.get(kind, name.removeprefix("__myl_"))
