@@ -126,8 +126,8 @@ class TestChain:
     def test_a_stream_of_batches_is_as_each_alone(self, gpu: Gpu) -> None:
         batches = [tiles(count) for count in (4, 1, 9, 2)]
         with open_engine() as runtime:
-            seen = list(runtime.probabilities_of(iter(batches), PER_TILE))
-            alone = [runtime.probabilities(batch, PER_TILE) for batch in batches]
+            seen = [*runtime.probabilities_of(iter(batches), PER_TILE), *runtime.labels_of(iter(batches), PER_TILE)]
+            alone = [ask(batch, PER_TILE) for ask in (runtime.probabilities, runtime.labels) for batch in batches]
         for one, other in zip(seen, alone, strict=True):
             np.testing.assert_array_equal(one, other)
 

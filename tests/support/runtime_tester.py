@@ -54,6 +54,12 @@ class RuntimeTester:
         batch = tiles(2)
         np.testing.assert_array_equal(runtime.logits(batch, AS_SCANNED), runtime.logits(batch, AS_SCANNED))
 
+    def test_a_stream_of_batches_is_as_each_alone(self, runtime: Runtime) -> None:
+        batches = [tiles(2), tiles(1), tiles(3)]
+        for each, one in ((runtime.labels_of, runtime.labels), (runtime.probabilities_of, runtime.probabilities)):
+            for seen, batch in zip(each(iter(batches), AS_SCANNED), batches, strict=True):
+                np.testing.assert_array_equal(seen, one(batch, AS_SCANNED))
+
     def test_leaves_its_input_alone(self, runtime: Runtime) -> None:
         batch = tiles(2)
         runtime.labels(batch, AS_SCANNED)

@@ -61,6 +61,11 @@ class Runtime(ABC):
         check_tiles(tiles_NHWC)
         return self._labels(tiles_NHWC, stain)
 
+    def labels_of(self, batches: Iterable[npt.NDArray[np.uint8]], stain: StainPlan) -> Iterator[npt.NDArray[np.uint8]]:
+        """`labels` of each batch in turn, as `probabilities_of`."""
+        for tiles_NHWC in batches:
+            yield self.labels(tiles_NHWC, stain)
+
     def close(self) -> None:  # noqa: B027 - most runtimes hold nothing
         """Give back what the runtime holds. It is of no use afterwards; closing again does nothing."""
 

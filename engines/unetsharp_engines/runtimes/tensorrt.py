@@ -100,14 +100,11 @@ class TensorRtRuntime(Runtime):
         self, batches: Iterable[npt.NDArray[np.uint8]], stain: StainPlan
     ) -> Iterator[npt.NDArray[np.float32]]:
         """As `Runtime.probabilities_of`; the GPU works on the next batch while the caller looks at one."""
-        waiting: deque[_Started] = deque()
-        for tiles_NHWC in batches:
-            check_tiles(tiles_NHWC)
-            waiting.append(self._start(tiles_NHWC, stain, Wanted.PROBABILITIES))
-            if len(waiting) > 1:
-                yield self._finished(waiting.popleft())
-        while waiting:
-            yield self._finished(waiting.popleft())
+        return self._each(batches, stain, Wanted.PROBABILITIES)
+
+    def labels_of(self, batches: Iterable[npt.NDArray[np.uint8]], stain: StainPlan) -> Iterator[npt.NDArray[np.uint8]]:
+        """As `Runtime.labels_of`, ahead as `probabilities_of` is."""
+        return self._each(batches, stain, Wanted.LABELS)
 
     def stage_seconds(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> dict[str, float]:
         """Time on the GPU of each stage from tiles to labels, by events, of one batch that the engine takes at once."""
@@ -135,6 +132,18 @@ class TensorRtRuntime(Runtime):
 
     def _run(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan, wanted: Wanted) -> npt.NDArray[Any]:
         return self._finished(self._start(tiles_NHWC, stain, wanted))
+
+    def _each(
+        self, batches: Iterable[npt.NDArray[np.uint8]], stain: StainPlan, wanted: Wanted
+    ) -> Iterator[npt.NDArray[Any]]:
+        waiting: deque[_Started] = deque()
+        for tiles_NHWC in batches:
+            check_tiles(tiles_NHWC)
+            waiting.append(self._start(tiles_NHWC, stain, wanted))
+            if len(waiting) > 1:
+                yield self._finished(waiting.popleft())
+        while waiting:
+            yield self._finished(waiting.popleft())
 
     def _start(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan, wanted: Wanted) -> _Started:
         """Send tiles off; batches beyond the slots are awaited here."""

@@ -1,6 +1,7 @@
 """The whole chain in PyTorch alone, uint8 in and uint8 out: the peer that an engine has to beat."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,22 +77,28 @@ class TorchChain(Runtime):
         return np.concatenate(parts)
 
     def _labels(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.uint8]:
+        starts = range(0, len(tiles_NHWC), self._batch)
+        return np.concatenate(list(self.labels_of((tiles_NHWC[s : s + self._batch] for s in starts), stain)))
+
+    def labels_of(self, batches: Iterable[npt.NDArray[np.uint8]], stain: StainPlan) -> Iterator[npt.NDArray[np.uint8]]:
+        """As `Runtime.labels_of`, two batches under way; each of at most as many tiles as the chain was made for."""
         import torch
 
-        labels = np.empty(tiles_NHWC.shape[:3], np.uint8)
         transform = self._transform(stain)
-        slots = self._slots_for(tiles_NHWC.shape[1:])
 
         def run(tiles: "Tensor") -> "Tensor":
-            return self._chain(tiles, *transform, stain.per_tile)
+            with torch.inference_mode():
+                return self._chain(tiles, *transform, stain.per_tile)
 
-        with torch.inference_mode():
-            for turn, start in enumerate(range(0, len(tiles_NHWC), self._batch)):
-                rows = slice(start, start + self._batch)
-                slots[turn % _SLOTS].start(tiles_NHWC[rows], labels[rows], run)
-            for slot in slots:
-                slot.collect()
-        return labels
+        waiting: deque[_Slot] = deque()
+        for turn, tiles_NHWC in enumerate(batches):
+            if len(waiting) == _SLOTS:
+                yield waiting.popleft().collect()
+            slot = self._slots_for(tiles_NHWC.shape[1:])[turn % _SLOTS]
+            slot.start(tiles_NHWC, run)
+            waiting.append(slot)
+        while waiting:
+            yield waiting.popleft().collect()
 
     def _labelled(self, tiles_NHWC: "Tensor", matrix_33: "Tensor", offset_3: "Tensor", per_tile: bool) -> "Tensor":
         x_NCHW = self._normalized(tiles_NHWC, matrix_33, offset_3, per_tile)
@@ -135,26 +142,23 @@ class _Slot:
         self._host_out = torch.zeros(shape[:3], dtype=torch.uint8, pin_memory=self._on_gpu)
         self._tiles = self._host_in.to(device)
         self._copies: Any = torch.cuda.Stream() if self._on_gpu else None  # type: ignore[no-untyped-call]
-        self._into: npt.NDArray[np.uint8] | None = None
+        self._filled = 0
 
-    def start(self, tiles_NHWC: npt.NDArray[np.uint8], into: npt.NDArray[np.uint8], run: _Run) -> None:
-        """Send a batch off; its labels are in ``into`` after `collect`, which the next `start` does too."""
-        self.collect()
-        self._host_in.numpy()[: len(tiles_NHWC)] = tiles_NHWC
-        self._into = into
+    def start(self, tiles_NHWC: npt.NDArray[np.uint8], run: _Run) -> None:
+        """Send a batch off; what was under way must have been collected."""
+        self._filled = len(tiles_NHWC)
+        self._host_in.numpy()[: self._filled] = tiles_NHWC
         if self._copies is None:
             self._host_out.copy_(run(self._host_in))
         else:
             self._start_on_gpu(self._copies, run)
 
-    def collect(self) -> None:
-        """Wait for the labels, if any are on their way."""
-        if self._into is None:
-            return
+    def collect(self) -> npt.NDArray[np.uint8]:
+        """Wait for the batch's labels, and return a copy of them."""
         if self._copies is not None:
             self._copies.synchronize()
-        self._into[...] = self._host_out.numpy()[: len(self._into)]
-        self._into = None
+        labels: npt.NDArray[np.uint8] = self._host_out.numpy()[: self._filled].copy()
+        return labels
 
     def _start_on_gpu(self, copies: Any, run: _Run) -> None:
         import torch
