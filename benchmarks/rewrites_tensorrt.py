@@ -43,6 +43,7 @@ def sets() -> dict[str, tuple[str, ...]]:
         "portable": PORTABLE,
         "head-resized": resized,
         "tail-less": tail_less,
+        "tail-less-deep": tuple(n for name in tail_less for n in (name, *("deep-low-resolution",) * ("56" in name))),
         "tail-less-gates": (*tail_less, "merge-gates"),
         **{f"only-{name}": (name,) for name in alone},
     }
@@ -80,9 +81,7 @@ def random_weights(folder: Path) -> Path:
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
-            scale = (
-                0.2 if name.endswith("bn3") else 1.0
-            )  # or rounding is magnified 10,000-fold
+            scale = 0.2 if name.endswith("bn3") else 1.0  # or rounding is magnified 10,000-fold
             torch.nn.init.uniform_(module.weight, 0.5 * scale, 1.5 * scale)
             torch.nn.init.uniform_(module.bias, -0.5 * scale, 0.5 * scale)
     with torch.no_grad():
