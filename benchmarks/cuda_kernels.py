@@ -212,7 +212,7 @@ def _finished(
     of_taps = channels != logits.shape[1]
     kept = (n, logits.shape[2] - 2 * margin, logits.shape[3] - 2 * margin)
     source, labels, confidence = gpu.holding(given), gpu.empty(int(np.prod(kept))), gpu.empty(int(np.prod(kept)))
-    out = gpu.empty(logits.size * given.itemsize)
+    out = gpu.empty(logits.size * 4)
     shape: dict[str, Any] = {"n": n, "height": height, "width": width, "half": half, "stream": gpu.stream}
     if of_taps:
         gpu.kernels.finish(source, labels, **shape, channels=channels, margin=margin, confidence=confidence)
@@ -229,7 +229,7 @@ def _finished(
         "lead_where_off": float(reference.cropped(two_best[:, 1] - two_best[:, 0], margin)[off].max(initial=0.0)),
         "confidence_error": float(np.abs(gpu.fetch(confidence, kept, np.uint8) - sure).max()),
         "probability_error": float(
-            np.abs(gpu.fetch(out, logits.shape, given.dtype) - reference.probabilities(logits)).max()
+            np.abs(gpu.fetch(out, logits.shape, np.float32) - reference.probabilities(logits)).max()
         ),
     }
     gpu.free()
@@ -300,7 +300,7 @@ def finish_times(gpu: Gpu, n: int, side: int = SIDE // 2) -> dict[str, float]:
     rng = np.random.default_rng(1)
     taps = [gpu.holding(rng.normal(size=(n, 56, side, side)).astype(np.float16)) for _ in range(4)]
     labels, confidence = gpu.empty(n * PIXELS), gpu.empty(n * PIXELS)
-    out = gpu.empty(n * 6 * PIXELS * 2)
+    out = gpu.empty(n * 6 * PIXELS * 4)
     shape: dict[str, Any] = {
         "n": n, "channels": 56, "height": side, "width": side, "half": True, "stream": gpu.stream,
     }  # fmt: skip

@@ -142,7 +142,7 @@ class Kernels:
     def finish_probabilities(
         self, taps: int, out: int, *, n: int, channels: int, height: int, width: int, half: bool, stream: Any
     ) -> None:
-        """From the head's taps to probabilities [n, 6, 2·height, 2·width], FP16 or FP32 as the taps are."""
+        """From the head's taps to float32 probabilities [n, 6, 2·height, 2·width]; ``half`` says what the taps are."""
         name = _typed("finish_probabilities", half)
         self._per_pixel(name, (n, height, width), stream, taps, out, channels, height, width)
 
@@ -170,7 +170,7 @@ class Kernels:
     def probabilities_of_logits(
         self, logits: int, out: int, *, n: int, height: int, width: int, half: bool, stream: Any
     ) -> None:
-        """From logits [n, 6, height, width] to probabilities of the same shape and type."""
+        """From logits [n, 6, height, width] to float32 probabilities; ``half`` says what the logits are."""
         name = _typed("probabilities_of_logits", half)
         self._per_pixel(name, (n, height, width), stream, logits, out, height, width)
 

@@ -131,18 +131,17 @@ struct Cropped {
     }
 };
 
-template <typename Out>
 struct Probabilities {
-    Out* out;
+    float* out;
     int height, width;
 
     __device__ __forceinline__ void put(size_t n, int y, int x, const float (&logits)[CHANNELS]) const {
         float shares[CHANNELS];
         const float scale = divide_fast(1.0f, exponentials(logits, shares));
         const size_t plane = static_cast<size_t>(height) * width;
-        Out* to = out + n * CHANNELS * plane + static_cast<size_t>(y) * width + x;
+        float* to = out + n * CHANNELS * plane + static_cast<size_t>(y) * width + x;
 #pragma unroll
-        for (int k = 0; k < CHANNELS; ++k) from_float(shares[k] * scale, to[k * plane]);
+        for (int k = 0; k < CHANNELS; ++k) to[k * plane] = shares[k] * scale;
     }
 };
 
@@ -193,8 +192,8 @@ __device__ __forceinline__ void from_logits(const In* logits, int height, int wi
         finish::from_taps(taps, channels, height, width, put);                                                    \
     }                                                                                                             \
     extern "C" __global__ void __launch_bounds__(128) finish_probabilities_##suffix(                              \
-        const Real* taps, Real* out, int channels, int height, int width) {                                       \
-        const finish::Probabilities<Real> put = {out, 2 * height, 2 * width};                                     \
+        const Real* taps, float* out, int channels, int height, int width) {                                       \
+        const finish::Probabilities put = {out, 2 * height, 2 * width};                                     \
         finish::from_taps(taps, channels, height, width, put);                                                    \
     }                                                                                                             \
     extern "C" __global__ void __launch_bounds__(128) labels_of_logits_##suffix(                                  \
@@ -203,8 +202,8 @@ __device__ __forceinline__ void from_logits(const In* logits, int height, int wi
         finish::from_logits(logits, height, width, put);                                                          \
     }                                                                                                             \
     extern "C" __global__ void __launch_bounds__(128) probabilities_of_logits_##suffix(                           \
-        const Real* logits, Real* out, int height, int width) {                                                   \
-        const finish::Probabilities<Real> put = {out, height, width};                                             \
+        const Real* logits, float* out, int height, int width) {                                                   \
+        const finish::Probabilities put = {out, height, width};                                             \
         finish::from_logits(logits, height, width, put);                                                          \
     }
 
