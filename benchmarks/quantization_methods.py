@@ -20,7 +20,7 @@ from evidence import ROOT, evidence
 from unetsharp.build.source import Source, read_source
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.quantize.drift import Budget, Drift, HeldOut, tiles_of
-from unetsharp.quantize.repair import LayerCost, Trials, cheapest_first, fewest_floats
+from unetsharp.quantize.repair import LayerCost, Trials, cheapest_first, fewest
 from unetsharp.quantize.selection import candidates, select
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.quantization import (
@@ -121,7 +121,8 @@ def repaired(
         network = quantize(source.model, placement, thresholds, floats=order[:floats])
         return judge.drift(network.SerializeToString())
 
-    floats = fewest_floats(Trials(measure), Budget(), len(order))
+    trials, budget = Trials(measure), Budget()
+    floats = fewest(lambda count: budget.holds(trials(count)), len(order))
     assert floats is not None  # all in float loses nothing
     return order[:floats]
 

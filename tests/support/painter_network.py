@@ -28,11 +28,12 @@ def painted_folder(root: Path) -> Path:
     return root
 
 
-def painter(path: Path, *, hard: bool, kernel: int = 1) -> Path:
+def painter(path: Path, *, hard: bool, kernel: int = 1, gain: float = 1.0) -> Path:
     """A network that names each pixel's class by its colour, through two convolutions that INT8 could serve.
 
     Made ``hard``, the channels between the two lie 10⁶ apart, and the second one's weights make up for it. One channel
     is dead: its BatchNorm has seen a variance of 1e-22. ``kernel`` is the second convolution's.
+    All values are ``gain`` times the colours' until the head makes up for it.
     """
     graph = SmallGraph(side=256)
     colors = np.array([FakeRuntime.COLORS[c.name] for c in CLASSES]) / 255
@@ -48,15 +49,15 @@ def painter(path: Path, *, hard: bool, kernel: int = 1) -> Path:
         graph.replace(f"{name}.bias", bias)
         return y
 
-    x = graph.op("Relu", conv(INPUT_NAME, np.eye(8, 3), np.zeros(8), "first"))
+    x = graph.op("Relu", conv(INPUT_NAME, gain * np.eye(8, 3), np.zeros(8), "first"))
     x = graph.op("Relu", conv(x, pass_on * scales[:, None], np.zeros(8), "spreading"))
     x = graph.op("Relu", conv(x, pass_on / scales, np.array([0, 0, 0, 0, 0, 0, 0, 0.25]), "gathering", kernel))
     statistics = [np.ones(8), np.zeros(8), np.zeros(8), np.ones(8)]
     statistics[2][7], statistics[3][7] = 0.25, 1e-22
     x = graph.op("BatchNormalization", x, *[graph.constant(s.astype(np.float32)) for s in statistics])
     sharpness = (255 / FakeRuntime.REACH) ** 2
-    head = np.concatenate([2 * sharpness * colors, np.zeros((6, 4)), np.ones((6, 1))], axis=1)
-    model = graph.model(conv(x, head, -sharpness * (colors**2).sum(axis=1), "head"))
+    head = np.concatenate([2 * sharpness / gain * colors, np.zeros((6, 4)), np.ones((6, 1))], axis=1)
+    model = graph.model(conv(x, head, -sharpness * (colors**2).sum(axis=1), "head", size=3))
     onnx.helper.set_model_props(model, {METADATA_KEY: PAINTER_INFO.to_json()})
     onnx.save(model, path)
     return path

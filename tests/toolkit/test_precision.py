@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.version_converter
 import pytest
 from onnx import TensorProto, numpy_helper
 
@@ -11,6 +12,10 @@ from unetsharp.export.precision import precision_of, to_fp16
 from unetsharp_engines.contract import INPUT_NAME, OUTPUT_NAME
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import METADATA_KEY
+from unetsharp_engines.quantization import Placement, quantize
+from unetsharp_engines.quantization.placement import Layer
+
+FLOAT16, FLOAT32 = TensorProto.FLOAT16, TensorProto.FLOAT
 
 TILES = np.random.default_rng(1).random((3, 3, 64, 64), dtype=np.float32)
 
@@ -56,6 +61,13 @@ def test_the_given_model_is_left_alone() -> None:
     assert model.SerializeToString() == before
 
 
+def int8_onnx() -> onnx.ModelProto:
+    """The same network with its last convolution in INT8."""
+    model = tiny_onnx()
+    layer = Layer(name="head", value="r", scale_of="r")
+    return quantize(model, Placement(layers=(layer,), floats=()), {"r": 2.0})
+
+
 def naive(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same conversion without looking after BatchNormalization."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -93,14 +105,59 @@ def test_dead_channels_cost_nothing() -> None:
 
 
 def test_weights_too_small_for_fp16_become_zero_not_the_smallest_number() -> None:
-    values = numpy_helper.to_array(weights_of(to_fp16(tiny_onnx(scale=1e-10)))["w0"])
+    values = numpy_helper.to_array(weights_of(to_fp16(tiny_onnx(scale=1e-10)))["w0/fp16"])
+    assert values.dtype == np.float16
     assert not values.any()
 
 
-@pytest.mark.parametrize(("scale", "shown"), [(1e7, "w0"), (float("nan"), "w0"), (float("inf"), "w0")])
-def test_weights_too_large_for_fp16_are_refused_by_name(scale: float, shown: str) -> None:
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(InputError, match=shown):
-        to_fp16(tiny_onnx(scale=scale))
+def test_a_node_whose_weights_fp16_cannot_hold_stays_in_fp32() -> None:
+    model = tiny_onnx(scale=1e7)
+    converted = to_fp16(model)
+    kept = {t.name for t in converted.graph.initializer if t.data_type == TensorProto.FLOAT}
+    assert {"w0", "w1"} <= kept
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(value: float) -> None:
+    with np.errstate(invalid="ignore"), pytest.raises(InputError, match="w0"):
+        to_fp16(tiny_onnx(scale=value))
+
+
+def test_islands_side_by_side_speak_fp32_to_each_other() -> None:
+    """A million times its size between the two, far beyond float16."""
+    model = tiny_onnx()
+    weights = weights_of(model)
+    for name, scale in (("w0", 1e4), ("g", 1e3), ("w1", 1e-7)):
+        values = numpy_helper.to_array(weights[name]) * np.float32(scale)
+        weights[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+    wanted = run_onnx(model, TILES)
+    assert not worst(run_onnx(to_fp16(model), TILES), wanted) < 0.1
+    converted = to_fp16(model, [node.name for node in model.graph.node])
+    assert worst(run_onnx(converted, TILES), wanted) <= 2.0**-11
+    narrow = [node for node in converted.graph.node if node.op_type == "Cast" and node.attribute[0].i == FLOAT16]
+    assert not narrow
+
+
+def test_a_value_read_in_both_types_is_cast_once() -> None:
+    converted = to_fp16(tiny_onnx(), ["softplus", "tanh"])
+    casts = [(n.input[0], n.attribute[0].i) for n in converted.graph.node if n.op_type == "Cast"]
+    assert sorted(casts) == sorted(
+        [(INPUT_NAME, FLOAT16), ("c", FLOAT32), ("th", FLOAT16), (f"{OUTPUT_NAME}/fp16", FLOAT32)]
+    )
+
+
+@pytest.mark.parametrize(("opset", "kind"), [(17, FLOAT32), (19, FLOAT16)])
+def test_int8_keeps_its_pairs_and_the_rest_becomes_fp16(opset: int, kind: int) -> None:
+    model = onnx.version_converter.convert_version(int8_onnx(), opset)
+    converted = to_fp16(model)
+    assert precision_of(converted) == "int8"
+    pairs = [node for node in converted.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    weights = weights_of(converted)
+    assert len(pairs) == 3
+    assert {weights[node.input[1]].data_type for node in pairs} == {kind}
+    wanted = run_onnx(model, TILES)
+    strays = np.abs(run_onnx(converted, TILES) - wanted)
+    assert strays.mean() <= 0.005 * np.abs(wanted).max()  # a level of INT8 more or less now and then
 
 
 def test_fp16_is_not_converted_again() -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
+from unetsharp_engines.quantization.rounding import has_float16, spelled_out
 from unetsharp_engines.rewrites import TAIL_KEY, TAPS_NAME, HeadTail, finish, tuned_for
 from unetsharp_engines.runtimes.base import Runtime, network_input
 from unetsharp_engines.stain import StainPlan
@@ -27,13 +29,14 @@ class OnnxRuntime(Runtime):
         """Load ``model``, an ONNX file or its bytes; ``threads`` is how many cores it may use, all by default.
 
         ``tuned`` networks, unless exported with ``--no-rewrite``, are given the exact rewrites that are fastest on
-        ONNX Runtime; others are run as the file has them. Raises InputError where it is no ONNX that unetsharp
+        ONNX Runtime; others are run as the file has them. A float16 network is computed as a GPU would: with every
+        tensor rounded to float16 (`quantization.rounding`). Raises InputError where it is no ONNX that unetsharp
         exported.
         """
         import onnxruntime
 
         source = str(model) if isinstance(model, Path) else "the ONNX given as bytes"
-        self._session: Any = _session(_tuned(model) if tuned else model, source, threads)
+        self._session: Any = _session(_prepared(model, tuned), source, threads)
         self._tail = _tail(self._session, source)
         super().__init__(
             info=_info(self._session, source), name="onnxruntime", version=onnxruntime.__version__, device="cpu"
@@ -69,11 +72,20 @@ class OnnxRuntime(Runtime):
                 )
 
 
-def _tuned(model: Path | bytes) -> Path | bytes:
-    """``model`` with the rewrites for ONNX Runtime; a missing file is left for ONNX Runtime to miss."""
+def _prepared(model: Path | bytes, tuned: bool) -> Path | bytes:
+    """What to give ONNX Runtime for ``model``; a missing file, or what is no ONNX, is left for it to refuse."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+
     if isinstance(model, Path) and not model.is_file():
         return model
-    return tuned_for("onnxruntime", model if isinstance(model, bytes) else model.read_bytes())
+    content = model if isinstance(model, bytes) else model.read_bytes()
+    try:
+        parsed = onnx.load_model_from_string(content)
+    except DecodeError:
+        return content
+    if has_float16(parsed):
+        return bytes(spelled_out(parsed).SerializeToString())
+    return tuned_for("onnxruntime", content) if tuned else content
 
 
 def _session(model: Path | bytes, source: str, threads: int | None) -> Any:

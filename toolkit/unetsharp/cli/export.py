@@ -33,12 +33,18 @@ def export(
         typer.Option("--tail-less", help="End before the head's upsampling, which a fused GPU kernel then does."),
     ] = False,
     opset: Annotated[int, typer.Option(metavar="N", help="ONNX opset, 17 to 20; 17 parses from TensorRT 8.6 on.")] = 17,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="PanNuke: its patches say what fp16 must hold.")
+    ] = None,
     output: Output,
 ) -> None:
     """Export weights to ONNX, and compare it with PyTorch before it is written.
 
     The ONNX takes any number of tiles at once and carries what it is: classes, resolution, stain normalization and
     the SHA-256 of its weights. One that differs from PyTorch is not written.
+
+    Where fp16 would overflow or change the result, the fewest layers stay in float32.
+    That is measured on tiles of a slide that ship, or on patches of yours.
 
     The rewrites, with what each saved, are listed in its metadata. With --no-rewrite the graph stays as traced, and
     ONNX Runtime is given it as it is. With --tail-less it ends at the head's low-resolution map: unetsharp's runtimes
@@ -50,7 +56,9 @@ def export(
     """
     from unetsharp.export.exporter import ExportSettings, export_onnx
 
-    settings = ExportSettings(precision=precision, size=size, opset=opset, rewrite=rewrite, tail_less=tail_less)
+    settings = ExportSettings(
+        precision=precision, size=size, opset=opset, rewrite=rewrite, tail_less=tail_less, calibration=calibration
+    )
     report = export_onnx(weights, out, settings, output)
     output.result(report.to_dict(), _summary(report))
 
@@ -63,6 +71,7 @@ def _summary(report: "ExportReport") -> "RenderableType":
         "Network": f"{report.info.name}, {report.info.encoder}, width {report.info.width}",
         "Form": f"{settings.precision}, opset {settings.opset}, N × 3 × {settings.size} × {settings.size}",
         "Rewrites": _rewrites(report),
+        **_half(report),
         "Difference": f"at most {seen.max_difference:.2g} in a logit, allowed {report.bound:.2g} "
         f"(logits reach {seen.largest_logit:.3g})",
         "Same class": f"{seen.agreement:.4%} of pixels on {seen.tiles} tiles of a real slide, as PyTorch says",
@@ -80,3 +89,16 @@ def _rewrites(report: "ExportReport") -> str:
         f"{', '.join(applied)}: {before.macs / 1e9:.3g} → {after.macs / 1e9:.3g} GMAC, "
         f"{before.bytes / 1e6:.0f} → {after.bytes / 1e6:.0f} MB per image"
     )
+
+
+def _half(report: "ExportReport") -> dict[str, str]:
+    """What float16 could not hold."""
+    if report.half is None:
+        return {}
+    half, weights = report.half, report.half.weights
+    stays = f"{', '.join(half.islands)}: {half.float32_share_of_macs:.1%} of the multiply-accumulates"
+    near = f"; {len(half.near_overflow)} tensors come near its end" if half.near_overflow else ""
+    return {
+        "In float32": stays if half.islands else f"nothing had to stay, by {half.pictures} pictures",
+        "FP16 weights": f"{weights.coarse} too small for full precision, {weights.zeroed} of them zero now{near}",
+    }

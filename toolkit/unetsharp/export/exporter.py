@@ -1,6 +1,7 @@
 """Weights → ONNX, compared with PyTorch before the file gets its name."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from unetsharp.cli.output import Output
 from unetsharp.export.comparison import Comparison, Gate, compare, sample_tiles
-from unetsharp.export.precision import to_fp16
 from unetsharp.export.torch_runtime import TorchRuntime
 from unetsharp.export.tracing import trace
 from unetsharp.onnx_output import check_onnx_path, write_whole
@@ -21,12 +21,16 @@ from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 if TYPE_CHECKING:
     import onnx
 
+    from unetsharp.export.half import HalfReport
     from unetsharp_engines.rewrites import RewriteReport
 
-__all__ = ["GATES", "OPSETS", "Converted", "ExportReport", "ExportSettings", "convert", "export_onnx"]
+__all__ = ["GATES", "HALF_KEY", "OPSETS", "Converted", "ExportReport", "ExportSettings", "convert", "export_onnx"]
 
 OPSETS = range(17, 21)
 """ONNX opsets that can be written: 17 parses from TensorRT 8.6 on; the exporter ends at 20."""
+
+HALF_KEY = "unetsharp.float16"
+"""Key in ONNX ``metadata_props`` under which an FP16 network says how it was made, as `HalfReport.to_dict` has it."""
 
 GATES: Mapping[str, Gate] = {
     "fp32": Gate(max_difference=1e-4, agreement=0.999),
@@ -55,6 +59,8 @@ class ExportSettings:
     """Whether to apply the exact rewrites that suit every runtime (`unetsharp_engines.rewrites`)."""
     tail_less: bool = False
     """Whether to end at the head's taps at half resolution (`unetsharp_engines.rewrites.HeadTail`), not at logits."""
+    calibration: Path | None = None
+    """PanNuke folder whose patches say what fp16 must hold; without, the three tiles of a slide that ship."""
 
     def __post_init__(self) -> None:
         if self.precision not in GATES:
@@ -65,6 +71,8 @@ class ExportSettings:
             )
         if self.opset not in OPSETS:
             raise InputError(f"--opset {self.opset}: wanted {OPSETS.start} to {OPSETS.stop - 1}")
+        if self.calibration is not None and self.precision != "fp16":
+            raise InputError(f"--calibration {self.calibration}: serves --precision fp16 alone; leave it out")
         if self.tail_less and not self.rewrite:
             raise InputError("--tail-less is a rewrite: leave --no-rewrite out")
 
@@ -83,10 +91,14 @@ class ExportReport:
     """Of ``comparison.max_difference``."""
     rewrites: "RewriteReport | None"
     """What the rewrites did; None for a plain export."""
+    half: "HalfReport | None"
+    """How it was brought to float16; None for fp32."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
+        folder = self.settings.calibration
+        settings = {**dataclasses.asdict(self.settings), "calibration": None if folder is None else str(folder)}
+        return {**dataclasses.asdict(self), "path": str(self.path), "settings": settings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +109,33 @@ class Converted:
     """The ONNX: the same bytes for the same weights, settings and versions."""
     info: ModelInfo
     rewrites: "RewriteReport | None"
+    half: "HalfReport | None"
 
 
 def convert(reference: TorchRuntime, settings: ExportSettings) -> Converted:
-    """The network of ``reference``, which is on the CPU, as ONNX. Raises MissingCapabilityError without onnxsim."""
+    """The network of ``reference``, which is on the CPU, as ONNX.
+
+    Raises MissingCapabilityError without onnxsim, GateFailedError for a network that float16 cannot hold.
+    """
     from unetsharp_engines.rewrites import PORTABLE, TAIL_LESS, rewrite
 
     traced = trace(reference.network, size=settings.size, opset=settings.opset)
     names = TAIL_LESS if settings.tail_less else PORTABLE
     exact, rewrites = rewrite(traced, names) if settings.rewrite else (traced, None)
-    model = to_fp16(exact) if settings.precision == "fp16" else exact
     info = dataclasses.replace(reference.info, tile=settings.size, tool_version=__version__)
-    _describe(model, info)
-    return Converted(content=model.SerializeToString(), info=info, rewrites=rewrites)
+    model, half = _in_fp16(exact, info, settings) if settings.precision == "fp16" else (exact, None)
+    _describe(model, info, half)
+    return Converted(content=model.SerializeToString(), info=info, rewrites=rewrites, half=half)
+
+
+def _in_fp16(
+    model: "onnx.ModelProto", info: ModelInfo, settings: ExportSettings
+) -> "tuple[onnx.ModelProto, HalfReport]":
+    from unetsharp.export.half import calibration_pictures, careful_fp16, sample_pictures
+
+    folder = settings.calibration
+    pictures = calibration_pictures(folder, info, settings.size) if folder else sample_pictures(info, settings.size)
+    return careful_fp16(model, pictures)
 
 
 def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Output) -> ExportReport:
@@ -134,6 +160,7 @@ def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Out
         comparison=seen,
         bound=GATES[settings.precision].bound(seen),
         rewrites=converted.rewrites,
+        half=converted.half,
     )
 
 
@@ -146,7 +173,7 @@ def _compared(reference: TorchRuntime, content: bytes, settings: ExportSettings)
     return seen
 
 
-def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
+def _describe(model: "onnx.ModelProto", info: ModelInfo, half: "HalfReport | None") -> None:
     """Store ``info`` for programs, and what people look for when they open the file in a viewer.
 
     What the rewrites said of themselves stays.
@@ -165,6 +192,8 @@ def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
         "output": _TAPS if TAIL_KEY in said else "logits before the softmax; float32 [N, 6, H, W]",
         "weights_sha256": info.weights_sha256,
     }
+    if half is not None:
+        described[HALF_KEY] = json.dumps(half.to_dict(), sort_keys=True)
     onnx.helper.set_model_props(model, said | described)
     model.producer_name, model.producer_version = "unetsharp", __version__
 

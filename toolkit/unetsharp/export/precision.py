@@ -4,7 +4,8 @@ TensorRT-RTX and TensorRT from 11 on are strongly typed: they compute in the typ
 built from an FP16 ONNX, which this module makes.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from unetsharp_engines.contract import DEAD_VARIANCE
 from unetsharp_engines.errors import InputError
@@ -14,37 +15,38 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx
 
-__all__ = ["precision_of", "to_fp16"]
+    from unetsharp_engines.rewrites.graph import Graph
 
-_FP16_MAX = 65504.0
-_FP16_TINY = 2.0**-24
-"""Smallest positive float16."""
+__all__ = ["precision_of", "settled", "to_fp16"]
+
+_QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
+_SCALES_OF_FLOAT16 = 19
+"""ONNX opset from which the scales of Q/DQ may be float16."""
+
+_FLOAT32_INPUTS = {"Resize": (1, 2)}
+"""Inputs that ONNX wants in float32, whatever the tensor's type: region and scales."""
 
 
-def to_fp16(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The float32 network ``model`` in float16, with float32 input and output: Cast nodes stand at both ends.
+def to_fp16(model: "onnx.ModelProto", islands: Collection[str] = ()) -> "onnx.ModelProto":
+    """``model`` in float16 but for the nodes named in ``islands``, with float32 input and output.
 
-    A new model is returned; names, metadata and shapes stay. What float16 cannot hold is looked after: Resize scales
-    stay float32; BatchNormalization is folded, in float64, into one scale and one shift, since float16 resolves
-    variances no finer than 6e-8; its dead channels (`contract.DEAD_VARIANCE`) become their shift; weights up to half of
-    float16's smallest number become zero.
+    ``model`` is a float32 network, or an INT8 one: then its Q/DQ pairs stay, in float16 themselves from opset 19 on.
+    A new model is returned; names, metadata and shapes stay. Cast nodes stand wherever types meet, once a tensor; two
+    islands side by side speak float32 to each other. BatchNormalization is settled first, see `settled`. A node with
+    a weight that float16 cannot hold is an island, too; the smallest weights are rounded as float16 has them, to zero
+    from half its smallest number down.
 
-    Raises InputError for a model that is not all float32, and for a weight that float16 cannot hold, by name.
-    The conversion itself is `onnxruntime.transformers.float16`.
+    Raises InputError for a model that is in float16 already, and for weights that are no finite numbers, by name.
     """
     import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    if (seen := precision_of(model)) != "fp32":
-        raise InputError(f"the ONNX is {seen} already; FP16 is made from the fp32 ONNX that `unetsharp export` writes")
-    prepared = onnx.ModelProto()
-    prepared.CopyFrom(model)
-    _constants_to_weights(prepared.graph)
-    _fold_batchnorms(prepared.graph)
-    _fit_weights(prepared.graph)
-    converted: onnx.ModelProto = convert_float_to_float16(prepared, keep_io_types=True, min_positive_val=_FP16_TINY)
-    OnnxModel.graph_topological_sort(converted.graph)  # the converter appends Cast nodes at the end
+    from unetsharp_engines.rewrites.graph import Graph
+
+    if precision_of(model) == "fp16":
+        raise InputError("the ONNX is fp16 already; FP16 is made from the fp32 ONNX that `unetsharp export` writes")
+    graph = Graph(settled(model))
+    _Conversion(graph, islands, model.opset_import[0].version).run()
+    converted = graph.model()
     onnx.checker.check_model(converted, full_check=True)
     return converted
 
@@ -59,32 +61,27 @@ def precision_of(model: "onnx.ModelProto") -> str:
     return "fp16" if half else "fp32"
 
 
-def _constants_to_weights(graph: "onnx.GraphProto") -> None:
-    """Make Constant nodes' tensors initializers: TensorRT wants Resize scales there, and types are kept by use."""
-    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
-    for node in constants:
-        tensor = graph.initializer.add()
-        tensor.CopyFrom(node.attribute[0].t)
-        tensor.name = node.output[0]
-        graph.node.remove(node)
-    del graph.value_info[:]  # stale now; the converter infers it again
+def settled(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """``model`` with every BatchNormalization folded, in float64, into one scale and one shift.
 
+    Float16 resolves variances no finer than 6e-8. The channels that never moved in training
+    (`contract.DEAD_VARIANCE`) become their shift. Raises InputError for weights that are no finite numbers, by name.
+    """
+    import numpy as np
 
-def _fold_batchnorms(graph: "onnx.GraphProto") -> None:
-    """Give every BatchNormalization mean 0 and variance 1, and the scale and shift that leave its output as it was."""
-    from onnx import numpy_helper
+    from unetsharp_engines.rewrites.graph import Graph, attributes
 
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "BatchNormalization" and all(name in weights for name in node.input[1:]):
-            scale, shift, mean, variance = (numpy_helper.to_array(weights[name]) for name in node.input[1:])
-            epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-            folded = _folded(scale, shift, mean, variance, epsilon)
-            # Fresh names: two nodes may share one tensor.
+    graph = Graph(model)
+    for name, array in graph.constants.items():
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            raise InputError(f"weight {name} holds numbers that are not finite; train again, or use earlier weights")
+    for node in graph.nodes:
+        if node.op_type == "BatchNormalization" and all(name in graph.constants for name in node.input[1:]):
+            scale, shift, mean, variance = (graph.constants[name] for name in node.input[1:])
+            folded = _folded(scale, shift, mean, variance, attributes(node).get("epsilon", 1e-5))
             names = [f"{node.output[0]}/{part}" for part in ("scale", "shift", "mean", "variance")]
-            graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(folded, names, strict=True))
-            node.input[1:] = names
-    _drop_unused(graph)
+            node.input[1:] = [graph.add_constant(n, a) for n, a in zip(names, folded, strict=True)]
+    return graph.model()
 
 
 def _folded(
@@ -104,24 +101,81 @@ def _folded(
     return tuple(part.astype(np.float32) for part in parts)
 
 
-def _drop_unused(graph: "onnx.GraphProto") -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+class _Conversion:
+    """One graph on its way to float16."""
+
+    def __init__(self, graph: "Graph", islands: Collection[str], opset: int) -> None:
+        import onnx
+
+        self._graph, self._float16, self._float32 = graph, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+        kinds = {name: kind for name, (kind, _) in graph.types().items()}
+        self._floats = {name for name, kind in kinds.items() if kind == self._float32}
+        self._wide = {id(node) for node in graph.nodes if self._stays_wide(node, islands, opset)}
+        self._kind = dict.fromkeys(self._floats.intersection(graph.inputs), self._float32)
+        """Of every float value that is made."""
+
+    def run(self) -> None:
+        for node in list(self._graph.nodes):  # in order: types are inferred in it
+            kind = self._float32 if id(node) in self._wide else self._float16
+            for index, name in enumerate(node.input):
+                if name in self._floats and index not in _FLOAT32_INPUTS.get(node.op_type, ()):
+                    node.input[index] = self._as(name, kind)
+            self._retarget(node, kind)
+            for name in set(node.output) & self._floats:
+                self._kind[name] = kind
+        for name in self._graph.outputs:
+            self._widen_output(name)
+
+    def _stays_wide(self, node: "onnx.NodeProto", islands: Collection[str], opset: int) -> bool:
+        from unetsharp_engines.rewrites.graph import name_of
+
+        weights = [self._graph.constants[name] for name in node.input if name in self._graph.constants]
+        if node.op_type in _QUANTIZING:
+            return opset < _SCALES_OF_FLOAT16 or any(_is_fine(weight) for weight in weights)
+        nothing_to_go_by = node.op_type != "Cast" and not self._floats.intersection(node.input)
+        return name_of(node) in islands or nothing_to_go_by or any(_overflows(weight) for weight in weights)
+
+    def _as(self, name: str, kind: int) -> str:
+        """What holds ``name`` as ``kind``: itself, a Cast of it, or for a weight a copy."""
+        import numpy as np
+
+        if name in self._graph.constants:
+            if kind == self._float32:
+                return name
+            return self._graph.add_constant(f"{name}/fp16", self._graph.constants[name].astype(np.float16))
+        if self._kind[name] == kind:
+            return name
+        cast = f"{name}/{'fp16' if kind == self._float16 else 'fp32'}"
+        if self._graph.producer(cast) is None:
+            self._graph.add("Cast", [name], cast, to=kind)
+        return cast
+
+    def _retarget(self, node: "onnx.NodeProto", kind: int) -> None:
+        """Let a Cast to float32 give ``kind``."""
+        if node.op_type == "Cast" and set(node.output) & self._floats:
+            node.attribute[0].i = kind
+
+    def _widen_output(self, name: str) -> None:
+        from onnx import helper
+
+        if self._kind.get(name) != self._float16:
+            return
+        narrow = f"{name}/fp16"
+        for node in self._graph.nodes:
+            node.input[:] = [narrow if seen == name else seen for seen in node.input]
+            node.output[:] = [narrow if seen == name else seen for seen in node.output]
+        # By hand: the node that made it may be called as it is.
+        self._graph.nodes.append(helper.make_node("Cast", [narrow], [name], name=f"{name}/fp32", to=self._float32))
 
 
-def _fit_weights(graph: "onnx.GraphProto") -> None:
-    """Zero what rounds to zero in float16 (the converter would raise it to `_FP16_TINY`); refuse what overflows."""
-    import numpy as np
-    from onnx import TensorProto, numpy_helper
+def _overflows(weight: "npt.NDArray[Any]") -> bool:
+    from unetsharp_engines.quantization.float16 import FLOAT16_MAX
 
-    for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(tensor)
-        largest = float(np.abs(values).max(initial=0.0))
-        if not largest <= _FP16_MAX:  # not a number, too
-            raise InputError(f"weight {tensor.name} holds {largest:g}; float16 ends at {_FP16_MAX:g}: use fp32")
-        fitted = np.where(np.abs(values) <= _FP16_TINY / 2, np.float32(0), values)
-        tensor.CopyFrom(numpy_helper.from_array(fitted.astype(np.float32), tensor.name))
+    return weight.dtype == "float32" and bool(abs(weight).max(initial=0.0) > FLOAT16_MAX)
+
+
+def _is_fine(scale: "npt.NDArray[Any]") -> bool:
+    """Whether it is a scale too small for float16."""
+    from unetsharp_engines.quantization.float16 import FLOAT16_NORMAL
+
+    return scale.dtype == "float32" and bool(abs(scale).min(initial=1.0) < FLOAT16_NORMAL)

@@ -11,7 +11,7 @@ from unetsharp.build.source import Source
 from unetsharp.cli.output import Advance, Output
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.quantize.drift import Budget, Drift, HeldOut, tiles_of
-from unetsharp.quantize.repair import LayerCost, Trials, cheapest_first, fewest_floats
+from unetsharp.quantize.repair import LayerCost, Trials, cheapest_first, fewest
 from unetsharp.quantize.selection import Selection, candidates, select, split_folds
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import TILE
@@ -191,7 +191,7 @@ class _Job:
     def _search(self, trials: Trials, order: list[str], costs: list[LayerCost]) -> int:
         budget = self.settings.budget
         most = _most(order, costs)
-        floats = fewest_floats(trials, budget, most)
+        floats = fewest(lambda count: budget.holds(trials(count)), most)
         if floats is None:
             raise GateFailedError(self._refusal(trials(0), trials(most)))
         return floats

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unetsharp.quantize.drift import Budget, Drift
+from unetsharp.quantize.drift import Drift
 from unetsharp_engines.files import replacing
 
-__all__ = ["LayerCost", "Trials", "cheapest_first", "fewest_floats"]
+__all__ = ["LayerCost", "Trials", "cheapest_first", "fewest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +65,22 @@ def _read(path: Path, key: str) -> dict[int, Drift]:
     return {int(n): Drift(**fields) for n, fields in saved["trials"].items()} if saved["key"] == key else {}
 
 
-def fewest_floats(trial: Callable[[int], Drift], budget: Budget, most: int) -> int | None:
-    """The least number of layers, up to ``most``, whose return to float brings the drift within ``budget``.
+def fewest(holds: Callable[[int], bool], most: int, *, least: int = 0) -> int | None:
+    """The smallest number from ``least`` to ``most`` for which ``holds``; None if it does not for ``most`` either.
 
-    None if not even ``most`` does. More layers in float are taken to drift less: 1, 2, 4, … are tried until one
-    holds, then what lies between it and the last that did not is halved.
+    More layers in higher precision are taken to drift less: ``least`` and 1, 2, 4, … more are tried until one holds,
+    then what lies between it and the last that did not is halved.
     """
-    if budget.holds(trial(0)):
-        return 0
-    failed, holding = 0, min(1, most)
-    while not budget.holds(trial(holding)):
+    if least > most:
+        return None
+    if holds(least):
+        return least
+    failed, holding = least, min(least + 1, most)
+    while not holds(holding):
         if holding == most:
             return None
-        failed, holding = holding, min(2 * holding, most)
+        failed, holding = holding, min(least + 2 * (holding - least), most)
     while holding - failed > 1:
         middle = (failed + holding) // 2
-        failed, holding = (failed, middle) if budget.holds(trial(middle)) else (middle, holding)
+        failed, holding = (failed, middle) if holds(middle) else (middle, holding)
     return holding
