@@ -12,6 +12,9 @@ from unetsharp_engines.errors import InputError
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights, ONNX, bundle folder or engine.")],
     *,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw what each layer of an engine moves per image.")
+    ] = None,
     output: Output,
 ) -> None:
     """Say what a file is: network, precision, shapes, operations, hashes, and where it can run.
@@ -23,9 +26,12 @@ def inspect(
       unetsharp inspect bundle
     """
     from unetsharp.inspection import look_at
+    from unetsharp.inspection.engine import draw_layers
     from unetsharp.inspection.tables import table_of
 
     facts = look_at(file)
+    if picture is not None:
+        draw_layers(facts, picture)
     output.result(facts, table_of(facts))
     if problems := facts.get("problems"):
         raise InputError("; ".join(problems))

@@ -1,12 +1,17 @@
 """An engine file, by its first bytes. It is never loaded: an engine is code."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unetsharp.inspection.layers import picture
+from unetsharp.inspection.rtx_program import kernels_of
 from unetsharp.model_files import ENGINE_MAGICS
-from unetsharp_engines.files import sha256_of
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.files import replacing, sha256_of
 
-__all__ = ["facts_of"]
+__all__ = ["draw_layers", "facts_of"]
 
 _VERSION_AT = 24
 """Offset of four bytes: major, minor, patch, build of the library that wrote the engine. Told by NVIDIA for TensorRT
@@ -14,7 +19,7 @@ _VERSION_AT = 24
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Size, hash, runtime and version of an engine."""
+    """Size, hash, runtime and version of an engine, and its ``layers`` where its file tells them (`rtx_program`)."""
     with path.open("rb") as file:
         head = file.read(_VERSION_AT + 4)
     return {
@@ -23,4 +28,17 @@ def facts_of(path: Path) -> dict[str, Any]:
         "runtime": ENGINE_MAGICS[head[:4]],
         "version": ".".join(str(byte) for byte in head[_VERSION_AT:]),
         "runs_on": [],
+        "layers": [dataclasses.asdict(kernel) for kernel in kernels_of(path.read_bytes())],
     }
+
+
+def draw_layers(facts: Mapping[str, Any], path: Path) -> None:
+    """Draw the layers among an engine's ``facts`` as an SVG. Raises InputError where there are none, or no place."""
+    if not facts.get("layers"):
+        raise InputError(f"{facts['path']}: its layers are not told; --picture draws those of a TensorRT-RTX engine")
+    title = f"{facts['runtime']} {facts['version']}: {Path(facts['path']).name}"
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(picture(facts["layers"], title), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--picture {path}: cannot be written there ({error.strerror})") from error

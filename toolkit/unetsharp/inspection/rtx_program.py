@@ -19,6 +19,19 @@ _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _BYTES = {"half": 2, "bf16": 2, "float": 4, "int8": 1, "fp8": 1, "bool": 1, "int32": 4, "int64": 8}
 _NAMES = {"half": "fp16", "float": "fp32"}
 _HOST_ONLY = {"shape_call", "copy", "wait", "record"}
+_PART = re.compile(r"ExpLog1IsinSeleTanhMul|MulAdd|[A-Z][a-z0-9]*")
+"""What a generated kernel's name is made of, after ``__myl_``: four letters for each operation fused in it."""
+_WORDS = {
+    "ExpLog1IsinSeleTanhMul": "Mish",
+    "MulAdd": "BatchNorm",
+    "Resi": "resize",
+    "Tran": "transpose",
+    "Resh": "reshape",
+    "Conc": "concat",
+    "Repl": "repeat",
+    "Slic": "slice",
+    "Move": "copy",
+}
 _ROLES = {"corrltn": "convolution", "fully_connected": "matrix product", "maxpool": "max-pool"}
 
 
@@ -28,7 +41,7 @@ class Kernel:
 
     name: str
     kind: str
-    """``convolution``, ``matrix product``, ``max-pool``, or for generated ones what was fused: ``ExpTanhMul``."""
+    """``convolution``, ``matrix product``, ``max-pool``, or for generated ones what was fused: ``Mish + BatchNorm``."""
     nodes: tuple[str, ...]
     """The ONNX nodes it computes, as far as the engine says."""
     precision: str
@@ -121,4 +134,4 @@ def _kind(kind: str, name: str, fields: str) -> str:
     backbone = re.search(r"backbone=(\w+)", fields)
     if backbone:
         return {"conv": "convolution", "gemm": "matrix product"}.get(backbone.group(1), backbone.group(1))
-    return _ROLES.get(kind, name.removeprefix("__myl_"))
+    return _ROLES.get(kind) or " + ".join(_WORDS.get(part, part.lower()) for part in _PART.findall(name)) or kind

@@ -1,11 +1,13 @@
 """What `look_at` found, as tables for people."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+
+from unetsharp.inspection.layers import by_kind
 
 __all__ = ["table_of"]
 
@@ -16,6 +18,8 @@ def table_of(facts: Mapping[str, Any]) -> RenderableType:
     """Tables for the result of `unetsharp.inspection.look_at`."""
     rows = {"weights": _weights, "ONNX": _onnx, "bundle": _bundle, "engine": _engine}[facts["kind"]]
     main = _grid([(facts["kind"], facts["path"]), *rows(facts)])
+    if facts.get("layers"):
+        return Group(main, _layers(facts["layers"]))
     return Group(main, _operations(facts["operations"])) if "operations" in facts else main
 
 
@@ -112,6 +116,23 @@ def _tensor(tensor: Mapping[str, Any]) -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in counts.items())
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
+    """How many layers of each kind, and what they move per image."""
+    kinds = by_kind(layers)
+    table = Table(
+        title="\nlayers, and the activations that they read and write per image", title_justify="left", box=None
+    )
+    table.add_column("kind", overflow="fold")
+    for name in ("layers", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    most = max(total for _, total in kinds.values()) or 1
+    for kind, (count, total) in kinds.items():
+        table.add_row(kind, str(count), f"{total / 1e6:.1f}", "▪" * round(24 * total / most))
+    table.add_row("all", str(len(layers)), f"{sum(total for _, total in kinds.values()) / 1e6:.1f}", "")
+    return table
 
 
 def _operations(operations: Mapping[str, int]) -> Table:
