@@ -21,7 +21,19 @@ from unetsharp.quantize.quantizer import QuantizeSettings
 from unetsharp_engines.contract import TILE
 
 PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
-COMMANDS = {"demo", "train", "evaluate", "data", "export", "quantize", "build-engine", "infer", "inspect", "doctor"}
+COMMANDS = {
+    "demo",
+    "train",
+    "evaluate",
+    "data",
+    "export",
+    "quantize",
+    "build-engine",
+    "validate",
+    "infer",
+    "inspect",
+    "doctor",
+}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from unetsharp.cli.infer import infer
 from unetsharp.cli.inspect import inspect
 from unetsharp.cli.quantize import quantize
 from unetsharp.cli.train import train
+from unetsharp.cli.validate import validate
 
 app = typer.Typer(
     name="unetsharp",
@@ -54,6 +55,7 @@ COMMANDS: tuple[tuple[str, object], ...] = (
     ("export", export),
     ("quantize", quantize),
     ("build-engine", build_engine),
+    ("validate", validate),
     ("infer", infer),
     ("inspect", inspect),
     ("doctor", doctor),

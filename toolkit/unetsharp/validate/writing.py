@@ -1,0 +1,38 @@
+"""The report in its folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unetsharp.validate.page import page
+from unetsharp.validate.validation import Validation
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.files import replacing
+
+__all__ = ["JSON_NAME", "PAGE_NAME", "check_folder", "write"]
+
+JSON_NAME, PAGE_NAME = "report.json", "report.html"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless a report can be written to ``folder``, which is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / ".probe"):
+            pass
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise InputError(f"--report {folder}: cannot be written to ({error.strerror}); name another folder") from error
+
+
+def write(validation: Validation, record: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Write page and JSON into ``folder``, each whole or not at all; returns their paths."""
+    texts = {
+        PAGE_NAME: page(validation, record["made"]),
+        JSON_NAME: json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return folder / PAGE_NAME, folder / JSON_NAME
