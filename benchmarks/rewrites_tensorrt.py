@@ -115,7 +115,7 @@ def save_reference(network: Any, path: Path) -> None:
 
 def build(arguments: argparse.Namespace) -> None:
     """Build the ONNX files given, one after the other, with unetsharp's own builder."""
-    from unetsharp.build.builder import Plan, Profile, build_engine
+    from unetsharp.build.builder import Plan, Profile, Tuning, build_engine
     from unetsharp.build.flavours import TENSORRT, load
     from unetsharp.cli.output import Output, Verbosity
     from unetsharp_engines.errors import InputError
@@ -131,8 +131,7 @@ def build(arguments: argparse.Namespace) -> None:
             precision="fp16",
             profile=Profile(min=smallest, opt=best, max=largest),
             targets=(),
-            level=arguments.level,
-            timing_cache=arguments.timing_cache,
+            tuning=Tuning(level=arguments.level, timing_cache=arguments.timing_cache),
         )
         try:
             engine = build_engine(loaded, plan, Output(verbosity=Verbosity.VERBOSE))

@@ -16,6 +16,7 @@ from onnx import helper
 from support.tiny_onnx import INFO, save_tiny_onnx, tiny_onnx
 from unetsharp import machine
 from unetsharp.build import choice, flavours
+from unetsharp.build.builder import Tuning
 from unetsharp.build.bundle import open_bundle, problems_of
 from unetsharp.build.manifest import SCHEMA
 from unetsharp.build.pipeline import BuildOptions, build_bundle
@@ -181,10 +182,12 @@ def _profile_of(side: int) -> Any:
 
 
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("change", [{"level": 3}, {"timing_cache": Path("timings")}])
+@pytest.mark.parametrize(
+    "change", [{"level": 3}, {"timing_cache": Path("t")}, {"workspace": 9}, {"version_compatible": True}]
+)
 def test_tensorrts_own_options_are_refused_with_rtx(source: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="measures no kernels"):
-        build_bundle(source, tmp_path / "b", BuildOptions(runtime="tensorrt-rtx", **change), QUIET)
+        build_bundle(source, tmp_path / "b", BuildOptions(runtime="tensorrt-rtx", tuning=Tuning(**change)), QUIET)
 
 
 def test_onnxruntime_bundles_hold_the_onnx_alone(source: Path, tmp_path: Path) -> None:
@@ -199,17 +202,39 @@ def test_onnxruntime_bundles_hold_the_onnx_alone(source: Path, tmp_path: Path) -
     [
         ({"runtime": "onnxruntime", "targets": ("sm86",)}, "builds no engine"),
         ({"runtime": "onnxruntime", "precision": "fp16"}, "slower than fp32"),
-        ({"runtime": "onnxruntime", "level": 2}, "measures no kernels"),
+        ({"runtime": "onnxruntime", "tuning": Tuning(level=2)}, "measures no kernels"),
+        ({"runtime": "onnxruntime", "tuning": Tuning(time_limit=9)}, "cannot be stopped"),
         ({"runtime": "openvino"}, "wanted one of auto"),
         ({"batch": (4, 2, 8)}, "MIN ≤ OPT ≤ MAX"),
         ({"batch": (0, 1, 2)}, "MIN ≤ OPT ≤ MAX"),
-        ({"level": 9}, "0 to 5"),
-        ({"timing_cache": Path()}, "a folder; name a file"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(source: Path, tmp_path: Path, options: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         build_bundle(source, tmp_path / "b", BuildOptions(**options), QUIET)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("tuning", "says"),
+    [
+        ({"level": 9}, "0 to 5"),
+        ({"timing_cache": Path()}, "a folder; name a file"),
+        ({"workspace": 0}, "wanted megabytes"),
+        ({"time_limit": 0.0}, "wanted seconds"),
+        ({"time_limit": float("nan")}, "wanted seconds"),
+    ],
+)
+def test_tuning_that_no_build_could_use_is_refused(tuning: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Tuning(**tuning)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_build_that_takes_too_long_is_given_up(source: Path, tmp_path: Path) -> None:
+    options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86",), tuning=Tuning(time_limit=1e-6))
+    with pytest.raises(InputError, match=r"not built within --time-limit 1e-06"):
+        build_bundle(source, tmp_path / "b", options, QUIET)
     assert not (tmp_path / "b").exists()
 
 

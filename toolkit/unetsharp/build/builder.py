@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.files import replacing
 
-__all__ = ["LEVELS", "Plan", "Profile", "build_engine"]
+__all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine"]
 
 LEVELS = range(6)
 """Builder optimization levels that TensorRT knows."""
@@ -31,6 +31,39 @@ class Profile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How TensorRT goes about it. Raises InputError for values that no build could use."""
+
+    level: int | None = None
+    """One of `LEVELS`; None is TensorRT's own default."""
+    timing_cache: Path | None = None
+    """Where kernel timings are kept from build to build."""
+    workspace: int | None = None
+    """Most memory that a kernel may use beside its tensors, MB; None is all that the GPU has."""
+    time_limit: float | None = None
+    """Seconds after which the build is given up; needs a TensorRT with `Loaded.can_be_stopped`."""
+    version_compatible: bool = False
+    """Whether the engine is to run on later TensorRT versions too."""
+    hardware_compatible: bool = False
+    """Whether the engine is to run on every GPU from sm80 on (AMPERE_PLUS)."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without TensorRT."""
+        if self.level is not None and self.level not in LEVELS:
+            raise InputError(f"--level {self.level}: TensorRT knows {LEVELS[0]} to {LEVELS[-1]}")
+        if self.timing_cache is not None and self.timing_cache.is_dir():
+            raise InputError(f"--timing-cache {self.timing_cache}: a folder; name a file")
+        if self.workspace is not None and self.workspace < 1:
+            raise InputError(f"--workspace {self.workspace}: wanted megabytes, such as 1024")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise InputError(f"--time-limit {self.time_limit:g}: wanted seconds, such as 600")
+
+    def asked(self) -> dict[str, Any]:
+        """What was set, by the option's name without its dashes."""
+        return {name.replace("_", "-"): value for name, value in vars(self).items() if value}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to build."""
 
@@ -41,18 +74,7 @@ class Plan:
     """``fp32``, ``fp16`` or ``int8``: what the tensors of ``onnx`` are."""
     profile: Profile
     targets: tuple[str, ...]
-    level: int | None = None
-    """One of `LEVELS`; None is TensorRT's own default."""
-    timing_cache: Path | None = None
-    """Where kernel timings are kept from build to build."""
-    workspace: int | None = None
-    """Most memory that a kernel may use beside its tensors, bytes; None is all that the GPU has."""
-    time_limit: float | None = None
-    """Seconds after which the build is given up; needs a TensorRT with `Loaded.can_be_stopped`."""
-    version_compatible: bool = False
-    """Whether the engine is to run on later TensorRT versions too."""
-    ampere_plus: bool = False
-    """Whether the engine is to run on every GPU from sm80 on."""
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
@@ -69,10 +91,12 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
     with output.progress(f"{loaded.label} builds", total=100, unit="%") as advance:
         tracker = PhaseTracker(advance)
         watch = _watch(loaded, config, tracker)
-        engine = _run(lambda: builder.build_serialized_network(network, config), tracker, plan.time_limit)
+        engine = _run(lambda: builder.build_serialized_network(network, config), tracker, plan.tuning.time_limit)
         del watch
     if engine is None and tracker.is_cancelled:
-        raise InputError(f"{plan.name}: not built within --time-limit {plan.time_limit:g}; allow more, or --level 1")
+        raise InputError(
+            f"{plan.name}: not built within --time-limit {plan.tuning.time_limit:g}; allow more, or --level 1"
+        )
     if engine is None:
         raise InputError(f"{plan.name}: {loaded.label} could not build it: {log.last_error or 'it gave no reason'}")
     _keep_timings(plan, config, log, output)
@@ -110,26 +134,27 @@ def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
     config.profiling_verbosity = loaded.trt.ProfilingVerbosity.DETAILED  # the engine tells its layers: `inspect`
     if loaded.flavour.autotunes:
         config.set_tactic_sources(loaded.tactic_sources())
-    if plan.level is not None:
-        config.builder_optimization_level = plan.level
-    if plan.workspace is not None:
-        config.set_memory_pool_limit(loaded.trt.MemoryPoolType.WORKSPACE, plan.workspace)
-    if plan.version_compatible:
-        config.set_flag(loaded.trt.BuilderFlag.VERSION_COMPATIBLE)
-    if plan.ampere_plus:
-        config.hardware_compatibility_level = loaded.trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    _set_timing_cache(loaded, plan, config)
+    _tune(loaded, plan.tuning, config)
     if not loaded.flavour.autotunes:
         _set_targets(loaded.trt, config, plan.targets)
     return config
 
 
-def _set_timing_cache(loaded: Loaded, plan: Plan, config: Any) -> None:
-    if plan.timing_cache is not None:
-        stored = plan.timing_cache.read_bytes() if plan.timing_cache.is_file() else b""
+def _tune(loaded: Loaded, tuning: Tuning, config: Any) -> None:
+    trt = loaded.trt
+    if tuning.level is not None:
+        config.builder_optimization_level = tuning.level
+    if tuning.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, tuning.workspace * 1_000_000)
+    if tuning.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if tuning.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if tuning.timing_cache is not None:
+        stored = tuning.timing_cache.read_bytes() if tuning.timing_cache.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(stored), False):
             raise InputError(
-                f"--timing-cache {plan.timing_cache}: made by another GPU or {loaded.flavour.name} version"
+                f"--timing-cache {tuning.timing_cache}: made by another GPU or {loaded.flavour.name} version"
             )
 
 
@@ -165,15 +190,14 @@ def _run(build: Any, tracker: PhaseTracker, seconds: float | None) -> Any:
 
 
 def _keep_timings(plan: Plan, config: Any, log: Any, output: Output) -> None:
-    if plan.timing_cache is None:
+    path = plan.tuning.timing_cache
+    if path is None:
         return
     content = bytes(config.get_timing_cache().serialize())
-    with replacing(plan.timing_cache) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
     known, kept = log.timings.get("Loaded", 0), log.timings.get("Serialized", 0)
-    output.say(
-        f"Timing cache: {known} kernels timed before, {max(kept - known, 0)} timed now, kept in {plan.timing_cache}"
-    )
+    output.say(f"Timing cache: {known} kernels timed before, {max(kept - known, 0)} timed now, kept in {path}")
 
 
 def _logger(trt: Any, output: Output) -> Any:

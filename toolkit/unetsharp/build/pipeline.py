@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unetsharp import machine
 from unetsharp.build.addition import precision_to_add
-from unetsharp.build.builder import LEVELS, Plan, Profile, build_engine
+from unetsharp.build.builder import Plan, Profile, Tuning, build_engine
 from unetsharp.build.bundle import Bundle, check_replaceable, file_entry, open_bundle, with_engine, write_bundle
 from unetsharp.build.choice import Choice, choose
 from unetsharp.build.description import layer_precisions, quantization_facts
@@ -18,13 +18,14 @@ from unetsharp.build.manifest import EngineEntry, Manifest
 from unetsharp.build.source import Source, parse_onnx, read_source
 from unetsharp.build.trust import signed
 from unetsharp.cli.output import Output
-from unetsharp.export.precision import to_fp16
 from unetsharp_engines import __version__
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 
-__all__ = ["BuildOptions", "build_bundle"]
+__all__ = ["BuildOptions", "build_bundle", "typed"]
 
 _ONNX_FILE = "model.onnx"
+_TOLD = ("level", "workspace")
+"""Of `Tuning`, what the manifest keeps under ``options``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,7 @@ class BuildOptions:
     """Compute capabilities, e.g. ``("sm86", "sm89")``; none is the runtime's default."""
     batch: tuple[int, int, int] = (1, 8, 16)
     """Smallest, best and largest number of tiles at once."""
-    level: int | None = None
-    timing_cache: Path | None = None
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
     add: bool = False
     """Add the engine to the bundle that is there, which keeps its others, instead of writing a new bundle."""
 
@@ -51,10 +51,6 @@ class BuildOptions:
         smallest, best, largest = self.batch
         if not 1 <= smallest <= best <= largest:
             raise InputError(f"--batch {smallest},{best},{largest}: wanted 1 ≤ MIN ≤ OPT ≤ MAX, such as 1,8,16")
-        if self.level is not None and self.level not in LEVELS:
-            raise InputError(f"--level {self.level}: TensorRT knows {LEVELS[0]} to {LEVELS[-1]}")
-        if self.timing_cache is not None and self.timing_cache.is_dir():
-            raise InputError(f"--timing-cache {self.timing_cache}: a folder; name a file")
         if self.calibration is not None and self.precision != "int8":
             raise InputError("--calibration serves --int8 alone; give both, or neither")
 
@@ -93,10 +89,18 @@ def _check_options(options: BuildOptions, source: Source, choice: Choice) -> Non
         if options.runtime == "auto":
             raise MissingCapabilityError(f"--fp16 needs an engine, and no TensorRT can be used here; {RTX.install}")
         raise InputError("--fp16 with ONNX Runtime: on the CPU fp16 is slower than fp32; leave it out")
-    autotunes = choice.loaded is not None and choice.loaded.flavour.autotunes
-    for option, value in (("--level", options.level), ("--timing-cache", options.timing_cache)):
-        if value is not None and not autotunes:
-            raise InputError(f"{option}: {choice.label} measures no kernels while it builds; leave it out")
+    _check_tuning(options.tuning, choice)
+
+
+def _check_tuning(tuning: Tuning, choice: Choice) -> None:
+    """Raise InputError for what the TensorRT of ``choice`` does not know."""
+    loaded, asked = choice.loaded, tuning.asked()
+    limited = asked.pop("time-limit", None)
+    if limited and (loaded is None or not loaded.can_be_stopped):
+        raise InputError(f"--time-limit: {choice.label} cannot be stopped; leave it out, and use --level 1 to be quick")
+    if asked and (loaded is None or not loaded.flavour.autotunes):
+        option = next(iter(asked))
+        raise InputError(f"--{option}: {choice.label} measures no kernels while it builds; leave it out")
 
 
 def _check_int8(options: BuildOptions, source: Source) -> None:
@@ -133,12 +137,11 @@ def _engine(
         output.warn(f"{TURING} (Turing) in one engine with newer GPUs slows those: better a bundle of its own")
     plan = Plan(
         name=str(source.path),
-        onnx=_typed(source, precision),
+        onnx=_typed(source, precision, loaded),
         precision=precision,
         profile=_profile(source, options.batch),
         targets=targets,
-        level=options.level,
-        timing_cache=options.timing_cache,
+        tuning=options.tuning,
     )
     start = time.perf_counter()
     engine = build_engine(loaded, plan, output)
@@ -148,10 +151,12 @@ def _engine(
     return signed(entry, hashlib.sha256(source.content).hexdigest(), output), engine
 
 
-def _typed(source: Source, precision: str) -> bytes:
+def _typed(source: Source, precision: str, loaded: Loaded) -> bytes:
     """The ONNX whose tensors have ``precision``: as given, or converted."""
-    model = to_fp16(source.model) if precision == "fp16" and source.precision == "fp32" else source.model
-    return bytes(model.SerializeToString())
+    from unetsharp.export.half import for_strong_typing
+
+    stays = precision == source.precision and not (precision == "int8" and loaded.is_strongly_typed)
+    return source.content if stays else bytes(for_strong_typing(source.model, source.info).SerializeToString())
 
 
 def _profile(source: Source, batch: tuple[int, int, int]) -> Profile:
@@ -174,9 +179,11 @@ def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineE
         targets=plan.targets,
         platform=machine.os_and_arch(),
         profile={"min": plan.profile.min, "opt": plan.profile.opt, "max": plan.profile.max},
-        options={} if plan.level is None else {"level": plan.level},
+        options={name: value for name, value in plan.tuning.asked().items() if name in _TOLD},
         seconds=round(seconds, 2),
         gpu=machine.gpus()[0].name if loaded.flavour.autotunes else None,
+        version_compatible=plan.tuning.version_compatible,
+        ampere_plus=plan.tuning.hardware_compatible,
     )
 
 

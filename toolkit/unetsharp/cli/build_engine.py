@@ -42,6 +42,18 @@ def build_engine(
     timing_cache: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TensorRT only: keep kernel timings here from build to build.")
     ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Give up after so long (TensorRT 10 and newer).")
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(metavar="MB", help="TensorRT only: memory that a kernel may use beside its tensors.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="TensorRT only: an engine that later versions run, too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="TensorRT only: one for every GPU from sm80 on, slower.")
+    ] = False,
     add: Annotated[
         bool, typer.Option("--add", help="Add the engine to BUNDLE and keep those in it; the right one is run.")
     ] = False,
@@ -60,6 +72,7 @@ def build_engine(
     and then on a Jetson, for it too:
       unetsharp build-engine bundle -o bundle --add
     """
+    from unetsharp.build.builder import Tuning
     from unetsharp.build.pipeline import BuildOptions, build_bundle
 
     asked = [name for name, wanted in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if wanted]
@@ -71,8 +84,14 @@ def build_engine(
         calibration=calibration,
         targets=tuple(part.strip().lower() for part in target.split(",") if part.strip()),
         batch=_batch(batch),
-        level=level,
-        timing_cache=timing_cache,
+        tuning=Tuning(
+            level=level,
+            timing_cache=timing_cache,
+            workspace=workspace,
+            time_limit=time_limit,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+        ),
         add=add,
     )
     bundle = build_bundle(onnx, out, options, output)
