@@ -118,7 +118,7 @@ def build(arguments: argparse.Namespace) -> None:
     from unetsharp.build.builder import Plan, Profile, Tuning, build_engine
     from unetsharp.build.flavours import TENSORRT, load
     from unetsharp.cli.output import Output, Verbosity
-    from unetsharp_engines.errors import InputError
+    from unetsharp_engines.errors import InputError, MissingCapabilityError
 
     loaded = load(TENSORRT)
     smallest, best, largest = ((n, 3, 256, 256) for n in arguments.batch)
@@ -135,7 +135,7 @@ def build(arguments: argparse.Namespace) -> None:
         )
         try:
             engine = build_engine(loaded, plan, Output(verbosity=Verbosity.VERBOSE))
-        except InputError as error:
+        except (InputError, MissingCapabilityError) as error:
             print(f"{path.stem}: {error}", flush=True)
             continue
         path.with_suffix(".plan").write_bytes(engine)

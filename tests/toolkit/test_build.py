@@ -231,6 +231,21 @@ def test_tuning_that_no_build_could_use_is_refused(tuning: Any, says: str) -> No
 
 
 @pytest.mark.usefixtures("rtx")
+def test_a_tensorrt_that_does_not_start_says_why(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bindings raise TypeError where the library makes no builder, having told the log why."""
+    import tensorrt_rtx
+
+    def fails(log: Any) -> None:
+        log.log(tensorrt_rtx.ILogger.ERROR, "no CUDA-capable device is detected")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(tensorrt_rtx, "Builder", fails)
+    options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86",))
+    with pytest.raises(MissingCapabilityError, match="does not start here: no CUDA-capable device is detected"):
+        build_bundle(source, tmp_path / "b", options, QUIET)
+
+
+@pytest.mark.usefixtures("rtx")
 def test_a_build_that_takes_too_long_is_given_up(source: Path, tmp_path: Path) -> None:
     options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86",), tuning=Tuning(time_limit=1e-6))
     with pytest.raises(InputError, match=r"not built within --time-limit 1e-06"):

@@ -10,7 +10,7 @@ from unetsharp.build.flavours import Loaded
 from unetsharp.build.progress import PhaseTracker, monitor
 from unetsharp.cli.output import Output
 from unetsharp_engines.contract import INPUT_NAME
-from unetsharp_engines.errors import InputError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.files import replacing
 
 __all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine"]
@@ -81,10 +81,11 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
     """Build ``plan`` with the TensorRT in ``loaded``; its progress goes to ``output``, its log to ``-v``.
 
     Ctrl-C stops TensorRT at its next step and is raised again as KeyboardInterrupt. Raises InputError, with the
-    node's name or TensorRT's own reason, where the network cannot be parsed or built, or not within its time limit.
+    node's name or TensorRT's own reason, where the network cannot be parsed or built, or not within its time limit;
+    MissingCapabilityError where TensorRT itself does not start.
     """
     log = _logger(loaded.trt, output)
-    builder = loaded.trt.Builder(log)
+    builder = _builder(loaded, log)
     network = builder.create_network(loaded.network_flags())
     _parse(loaded, plan, network, log)
     config = _config(loaded, plan, builder)
@@ -101,6 +102,14 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
         raise InputError(f"{plan.name}: {loaded.label} could not build it: {log.last_error or 'it gave no reason'}")
     _keep_timings(plan, config, log, output)
     return bytes(engine)
+
+
+def _builder(loaded: Loaded, log: Any) -> Any:
+    try:
+        return loaded.trt.Builder(log)
+    except TypeError as error:  # what its bindings raise where the library made none
+        reason = log.last_error or _one_line(str(error))
+        raise MissingCapabilityError(f"{loaded.label} does not start here: {reason}") from error
 
 
 def _parse(loaded: Loaded, plan: Plan, network: Any, log: Any) -> None:
