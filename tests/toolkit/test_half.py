@@ -8,11 +8,21 @@ import pytest
 
 from support.painted_folds import PAINTER_INFO
 from support.painter_network import painted_folder, painter
-from unetsharp.export.half import Bounds, HalfReport, calibration_pictures, careful_fp16, sample_pictures
+from support.tiny_onnx import INFO, tiny_onnx
+from unetsharp.export.half import (
+    Bounds,
+    HalfReport,
+    calibration_pictures,
+    careful_fp16,
+    for_strong_typing,
+    sample_pictures,
+)
 from unetsharp.export.precision import precision_of, to_fp16
 from unetsharp_engines.errors import GateFailedError, InputError
+from unetsharp_engines.quantization import Calibration, place, quantize, threshold
 from unetsharp_engines.quantization.calibration import session
 from unetsharp_engines.quantization.rounding import spelled_out
+from unetsharp_engines.rewrites.graph import Graph
 
 GAIN = 200.0
 """Colours reach 200, times 1e3 in one channel: beyond float16's 65504."""
@@ -93,19 +103,23 @@ def test_bounds_that_cannot_be_met_are_a_refusal(tmp_path: Path, pictures):
         careful_fp16(model, pictures, Bounds(max_difference=0.0, agreement=1.0))
 
 
-def test_a_repaired_network_builds_for_two_gpus(repaired):
+def builds_for_two_gpus(model: onnx.ModelProto) -> bool:
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'unetsharp[rtx]'")
     log = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(log)
     network = builder.create_network()
-    assert trt.OnnxParser(network, log).parse(repaired[0].SerializeToString())
+    assert trt.OnnxParser(network, log).parse(model.SerializeToString())
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     profile.set_shape("image", *[(1, 3, 256, 256)] * 3)
     config.add_optimization_profile(profile)
     config.num_compute_capabilities = 2
     for index, capability in enumerate((trt.ComputeCapability.SM86, trt.ComputeCapability.SM120)):
         config.set_compute_capability(capability, index)
-    assert builder.build_serialized_network(network, config) is not None
+    return builder.build_serialized_network(network, config) is not None
+
+
+def test_a_repaired_network_builds_for_two_gpus(repaired):
+    assert builds_for_two_gpus(repaired[0])
 
 
 def test_pictures_of_a_size_beyond_the_patches_are_refused(tmp_path: Path):
@@ -113,5 +127,29 @@ def test_pictures_of_a_size_beyond_the_patches_are_refused(tmp_path: Path):
         calibration_pictures(tmp_path, PAINTER_INFO, 288)
 
 
-def test_without_a_folder_three_tiles_of_a_slide_serve():
-    assert [x.shape for x in sample_pictures(PAINTER_INFO, 64)] == [(1, 3, 64, 64)] * 3
+@pytest.mark.parametrize(("batch", "wanted"), [("N", 1), (2, 2)])
+def test_without_a_folder_three_tiles_of_a_slide_serve(batch: int | str, wanted: int):
+    shapes = [x.shape for x in sample_pictures(tiny_onnx(batch=batch), INFO)]
+    assert shapes == [(wanted, 3, 64, 64)] * 3
+
+
+def test_between_its_pairs_an_int8_network_becomes_fp16_for_strong_typing(tmp_path: Path, pictures):
+    model = onnx.load(painter(tmp_path / "m.onnx", hard=False))
+    placement = place(Graph(model))
+    calibration = Calibration(model, placement.tensors, threads=1)
+    for x in pictures:
+        calibration.feed(x)
+    int8 = quantize(model, placement, {n: threshold(h, "minmax") for n, h in calibration.histograms.items()})
+    typed = for_strong_typing(int8, PAINTER_INFO)
+    assert precision_of(typed) == "int8"
+    assert typed.opset_import[0].version == 19
+    weights = {t.data_type for t in typed.graph.initializer}
+    assert weights == {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
+    assert same_class(typed, int8, pictures) >= 0.99
+    assert builds_for_two_gpus(typed)
+
+
+def test_for_strong_typing_fp32_becomes_fp16_and_fp16_stays():
+    half = for_strong_typing(tiny_onnx(), INFO)
+    assert precision_of(half) == "fp16"
+    assert for_strong_typing(half, INFO) is half

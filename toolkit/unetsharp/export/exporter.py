@@ -134,7 +134,7 @@ def _in_fp16(
     from unetsharp.export.half import calibration_pictures, careful_fp16, sample_pictures
 
     folder = settings.calibration
-    pictures = calibration_pictures(folder, info, settings.size) if folder else sample_pictures(info, settings.size)
+    pictures = calibration_pictures(folder, info, settings.size) if folder else sample_pictures(model, info)
     return careful_fp16(model, pictures)
 
 

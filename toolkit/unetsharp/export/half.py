@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.version_converter
 
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.export.comparison import sample_tiles
-from unetsharp.export.precision import settled, to_fp16
+from unetsharp.export.precision import precision_of, settled, to_fp16
 from unetsharp.quantize.drift import tiles_of
 from unetsharp.quantize.repair import fewest
 from unetsharp.quantize.selection import candidates, select, split_folds
@@ -30,7 +31,15 @@ from unetsharp_engines.runtimes.base import network_input
 from unetsharp_engines.stain import IDENTITY, StainPlan, estimate
 from unetsharp_trainer.data.pannuke import open_folds
 
-__all__ = ["Bounds", "HalfReport", "HalfWeights", "calibration_pictures", "careful_fp16", "sample_pictures"]
+__all__ = [
+    "Bounds",
+    "HalfReport",
+    "HalfWeights",
+    "calibration_pictures",
+    "careful_fp16",
+    "for_strong_typing",
+    "sample_pictures",
+]
 
 _HEADROOM = 2.0
 """Other pictures may reach this times what the scanned ones did."""
@@ -39,6 +48,9 @@ _MOST = 0.5
 """Share of the multiply-accumulates that may stay in float32: with more, the network is FP16 in name only."""
 
 _PATCHES = 32
+
+_INT8_OPSET = 19
+"""The first whose QuantizeLinear and DequantizeLinear take float16."""
 
 _NEAR = 16.0
 """A tensor is told of from this share of float16's range on."""
@@ -52,6 +64,10 @@ class Bounds:
     """Largest |Δlogit|, as a share of the largest |logit|, or as it is where no logit exceeds 1."""
     agreement: float = 0.999
     """Least share of pixels that keep their class."""
+
+
+_INT8_BOUNDS = Bounds(max_difference=0.1, agreement=0.995)
+"""Of an INT8 network whose rest becomes float16: a last digit more or less turns INT8 levels, each a whole step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +109,30 @@ class HalfReport:
         return dataclasses.asdict(self)
 
 
-def sample_pictures(info: ModelInfo, size: int) -> list[npt.NDArray[np.float32]]:
-    """The tiles that export compares on, of a real slide, as the network sees them: three of [1, 3, size, size]."""
-    tiles = sample_tiles(size)
+def for_strong_typing(model: onnx.ModelProto, info: ModelInfo) -> onnx.ModelProto:
+    """What a strongly typed TensorRT is given for FP16 or INT8: no tensor in float32 that need not be.
+
+    A float32 network comes as `careful_fp16` gives it by `sample_pictures`; an INT8 one with everything between its
+    Q/DQ pairs in float16, from opset 19 on, whose pairs may have float16 scales and so need no casts around them; an
+    FP16 one as it is. Raises as `careful_fp16`.
+    """
+    precision = precision_of(model)
+    if precision == "fp16":
+        return model
+    pictures = sample_pictures(model, info)
+    if precision == "fp32":
+        return careful_fp16(model, pictures)[0]
+    later = onnx.version_converter.convert_version(model, max(_INT8_OPSET, model.opset_import[0].version))
+    return careful_fp16(later, pictures, _INT8_BOUNDS)[0]
+
+
+def sample_pictures(model: onnx.ModelProto, info: ModelInfo) -> list[npt.NDArray[np.float32]]:
+    """The three tiles that export compares on, of a real slide, as ``model`` takes them: each fills a batch."""
+    batch, _, *sides = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)  # 0 is free
+    height, width = (side or info.tile for side in sides)
+    tiles = sample_tiles(max(height, width))[:, :height, :width]
     plan = StainPlan(IDENTITY if info.stain == "none" else estimate(tiles).transform)
-    return [network_input(tiles[index : index + 1], plan) for index in range(len(tiles))]
+    return [network_input(np.repeat(tile[None], batch or 1, axis=0), plan) for tile in tiles]
 
 
 def calibration_pictures(folder: Path, info: ModelInfo, size: int) -> list[npt.NDArray[np.float32]]:

@@ -131,7 +131,7 @@ class _Conversion:
 
         weights = [self._graph.constants[name] for name in node.input if name in self._graph.constants]
         if node.op_type in _QUANTIZING:
-            return opset < _SCALES_OF_FLOAT16 or any(_is_fine(weight) for weight in weights)
+            return name_of(node) in islands or opset < _SCALES_OF_FLOAT16 or any(_is_fine(weight) for weight in weights)
         nothing_to_go_by = node.op_type != "Cast" and not self._floats.intersection(node.input)
         return name_of(node) in islands or nothing_to_go_by or any(_overflows(weight) for weight in weights)
 
