@@ -1,5 +1,6 @@
 """The constants the kernels share with the CPU reference, written as a CUDA header: one truth for both."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,10 +10,16 @@ from unetsharp_engines.stain import StainStatus, estimation, transform
 from unetsharp_engines.stain.target import DENSITY, TARGET_MAX_CONCENTRATIONS, TARGET_STAINS, WHITE
 
 __all__ = [
+    "APPLY_PIXELS",
+    "APPLY_THREADS",
     "DENSITY_CENTRE",
     "DENSITY_STEP",
+    "ESTIMATE_CHUNK",
+    "ESTIMATE_THREADS",
+    "FINISH_ROWS",
     "GROUP_BYTES",
     "MAX_PIXELS",
+    "PIXEL_BLOCK",
     "STATUSES",
     "WHOLE_DENSITY",
     "constants_header",
@@ -37,12 +44,35 @@ GROUP_BYTES: int = 16608
 """Workspace of one group; the kernels assert it."""
 
 
+ESTIMATE_THREADS: int = 256
+"""Threads in a block of the estimating kernels."""
+
+ESTIMATE_CHUNK: int = 16
+"""Pixels that one of them reads at a time."""
+
+APPLY_THREADS: int = 128
+APPLY_PIXELS: int = 16
+"""Pixels a thread of the applying kernels normalizes."""
+
+PIXEL_BLOCK: tuple[int, int, int] = (32, 4, 1)
+"""Threads in a block of the finishing kernels, along columns and rows."""
+
+FINISH_ROWS: int = 2
+"""Low-resolution pixels, one below the other, that a thread of them finishes: neighbours share what they read."""
+
+
 def constants_header() -> str:
     """The header ``constants.cuh``."""
     integers = {
         "GROUP_BYTES": GROUP_BYTES,
         "DARKEST_GLASS": estimation.DARKEST_GLASS,
         "CHANNELS": len(CLASSES),
+        "ESTIMATE_THREADS": ESTIMATE_THREADS,
+        "ESTIMATE_CHUNK": ESTIMATE_CHUNK,
+        "APPLY_THREADS": APPLY_THREADS,
+        "APPLY_PIXELS": APPLY_PIXELS,
+        "PIXEL_THREADS": math.prod(PIXEL_BLOCK),
+        "FINISH_ROWS": FINISH_ROWS,
         "LABEL_OF_CHANNEL_0": CLASSES[0].label,
         "LABELS": sum(c.label << (4 * c.channel) for c in CLASSES),
     } | {status.name: value for value, status in enumerate(STATUSES)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unetsharp_engines.cuda.constants import GROUP_BYTES, MAX_PIXELS
+from unetsharp_engines.cuda import constants
 from unetsharp_engines.stain import StainTransform
 from unetsharp_engines.stain.target import WHITE
 
@@ -25,9 +25,6 @@ _PASSES = (
     "stain_concentrations",
     "stain_concentrations_fine",
 )
-_ESTIMATE_THREADS, _CHUNK = 256, 16
-_APPLY_THREADS, _APPLY_PIXELS = 128, 8
-_PIXEL_BLOCK = (32, 4, 1)
 
 
 def packed(transform: StainTransform) -> npt.NDArray[np.float32]:
@@ -54,7 +51,7 @@ class Kernels:
     @staticmethod
     def workspace_bytes(groups: int) -> int:
         """Size of `estimate`'s workspace, which holds nothing between calls; aligned to 16 bytes."""
-        return groups * GROUP_BYTES
+        return groups * constants.GROUP_BYTES
 
     def estimate(
         self,
@@ -74,15 +71,16 @@ class Kernels:
         group that carries no estimate gets the ``fallback``, 12 numbers on the device. ``tiles`` is aligned to 16
         bytes; ValueError unless ``pixels_per_group`` is a multiple of 16 up to 2^24.
         """
-        if pixels_per_group % _CHUNK or not 0 < pixels_per_group <= MAX_PIXELS:
-            raise ValueError(f"{pixels_per_group} pixels a group; it takes a multiple of {_CHUNK} up to {MAX_PIXELS}")
+        chunk, most = constants.ESTIMATE_CHUNK, constants.MAX_PIXELS
+        if pixels_per_group % chunk or not 0 < pixels_per_group <= most:
+            raise ValueError(f"{pixels_per_group} pixels a group; it takes a multiple of {chunk} up to {most}")
         self._memset(workspace, 0, self.workspace_bytes(groups) // 4, stream)
-        most = _ceil(pixels_per_group, _ESTIMATE_THREADS * _CHUNK)
-        grid = (max(1, min(most, self._blocks // groups)), groups)
+        useful = _ceil(pixels_per_group, constants.ESTIMATE_THREADS * chunk)
+        grid = (max(1, min(useful, self._blocks // groups)), groups)
         for name in _PASSES:
             self._functions[name].prepared_async_call(
                 grid,
-                (_ESTIMATE_THREADS, 1, 1),
+                (constants.ESTIMATE_THREADS, 1, 1),
                 stream,
                 *(tiles, workspace, pixels_per_group, transforms, statuses, fallback),
             )
@@ -106,11 +104,13 @@ class Kernels:
         Pointers are aligned to 16 bytes; ValueError unless ``height * width`` is a multiple of 16.
         """
         pixels = height * width
-        if pixels % _CHUNK:
-            raise ValueError(f"a tile of {height} by {width} pixels; it takes a multiple of {_CHUNK} in all")
-        grid = (_ceil(pixels, _APPLY_THREADS * _APPLY_PIXELS), n)
+        if pixels % constants.ESTIMATE_CHUNK:
+            raise ValueError(
+                f"a tile of {height} by {width} pixels; it takes a multiple of {constants.ESTIMATE_CHUNK} in all"
+            )
+        grid = (_ceil(pixels, constants.APPLY_THREADS * constants.APPLY_PIXELS), n)
         self._functions[_typed("stain_apply", half)].prepared_async_call(
-            grid, (_APPLY_THREADS, 1, 1), stream, tiles, transforms, out, pixels, int(shared)
+            grid, (constants.APPLY_THREADS, 1, 1), stream, tiles, transforms, out, pixels, int(shared)
         )
 
     def finish(
@@ -134,7 +134,7 @@ class Kernels:
         """
         self._per_pixel(
             _typed("finish_labels", half),
-            (n, height, width),
+            (n, _ceil(height, constants.FINISH_ROWS), width),
             stream,
             *(taps, labels, confidence or 0, channels, height, width, margin),
         )
@@ -143,8 +143,12 @@ class Kernels:
         self, taps: int, out: int, *, n: int, channels: int, height: int, width: int, half: bool, stream: Any
     ) -> None:
         """From the head's taps to float32 probabilities [n, 6, 2·height, 2·width]; ``half`` says what the taps are."""
-        name = _typed("finish_probabilities", half)
-        self._per_pixel(name, (n, height, width), stream, taps, out, channels, height, width)
+        self._per_pixel(
+            _typed("finish_probabilities", half),
+            (n, _ceil(height, constants.FINISH_ROWS), width),
+            stream,
+            *(taps, out, channels, height, width),
+        )
 
     def labels_of_logits(
         self,
@@ -174,10 +178,10 @@ class Kernels:
         name = _typed("probabilities_of_logits", half)
         self._per_pixel(name, (n, height, width), stream, logits, out, height, width)
 
-    def _per_pixel(self, name: str, shape: tuple[int, int, int], stream: Any, *arguments: int) -> None:
-        n, height, width = shape
-        grid = (_ceil(width, _PIXEL_BLOCK[0]), _ceil(height, _PIXEL_BLOCK[1]), n)
-        self._functions[name].prepared_async_call(grid, _PIXEL_BLOCK, stream, *arguments)
+    def _per_pixel(self, name: str, threads: tuple[int, int, int], stream: Any, *arguments: int) -> None:
+        n, height, width = threads
+        grid = (_ceil(width, constants.PIXEL_BLOCK[0]), _ceil(height, constants.PIXEL_BLOCK[1]), n)
+        self._functions[name].prepared_async_call(grid, constants.PIXEL_BLOCK, stream, *arguments)
 
 
 SIGNATURES = (

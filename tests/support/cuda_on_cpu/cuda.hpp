@@ -47,7 +47,7 @@ inline To bits_as(From from) {
 inline float __uint_as_float(unsigned bits) { return bits_as<float>(bits); }
 inline float __int_as_float(int bits) { return bits_as<float>(bits); }
 inline int __float_as_int(float x) { return bits_as<int>(x); }
-inline float __fdividef(float x, float y) { return x / y; }
+inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 
 inline float __fadd_rz(float x, float y) {
     const double exact = static_cast<double>(x) + y;

@@ -7,6 +7,7 @@ struct alignas(2) half_t {
 
 inline float log2_fast(float x) { return std::log2(x); }
 inline float exp2_fast(float x) { return std::exp2(x); }
+inline float divide_fast(float x, float y) { return x / y; }
 
 inline float to_float(half_t x) {
     const int exponent = x.bits >> 10 & 31, mantissa = x.bits & 1023;

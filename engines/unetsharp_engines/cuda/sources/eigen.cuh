@@ -21,20 +21,23 @@ __device__ __forceinline__ Vector combine(double s, Vector a, double t, Vector b
     return {s * a.x + t * b.x, s * a.y + t * b.y, s * a.z + t * b.z};
 }
 
-// One rotation that annuls the off-diagonal `pq` between diagonal `pp` and `qq`; `pr`, `qr` are the other two
-// off-diagonals, `p` and `q` the columns of eigenvectors it turns.
+// One rotation that all but annuls the off-diagonal `pq` between diagonal `pp` and `qq`; `pr`, `qr` are the other two
+// off-diagonals, `p` and `q` the columns of eigenvectors it turns. Its tangent needs no more than float32, being made up
+// for by the next sweep; that it turns and does not stretch needs float64.
 __device__ __forceinline__ void rotate(
     double& pp, double& qq, double& pq, double& pr, double& qr, Vector& p, Vector& q) {
-    if (pq == 0.0) return;
-    const double theta = (qq - pp) / (2.0 * pq);
-    const double t = copysign(1.0, theta) / (fabs(theta) + sqrt(theta * theta + 1.0));
-    const double c = 1.0 / sqrt(t * t + 1.0), s = t * c;
-    pp -= t * pq;
-    qq += t * pq;
-    pq = 0.0;
-    const double old = pr;
-    pr = c * old - s * qr;
-    qr = s * old + c * qr;
+    const float off_diagonal = static_cast<float>(pq);
+    if (off_diagonal == 0.0f) return;
+    const float theta = static_cast<float>((qq - pp) * 0.5) / off_diagonal;
+    const double t = copysignf(1.0f, theta) / (fabsf(theta) + sqrtf(fmaf(theta, theta, 1.0f)));
+    const double c = rsqrt(t * t + 1.0), s = t * c;
+    const double crossed = 2.0 * c * s * pq, cc = c * c, ss = s * s;
+    pq = (cc - ss) * pq + c * s * (pp - qq);
+    const double old_pp = pp, old_pr = pr;
+    pp = cc * pp - crossed + ss * qq;
+    qq = ss * old_pp + crossed + cc * qq;
+    pr = c * pr - s * qr;
+    qr = s * old_pr + c * qr;
     const Vector turned = combine(c, p, -s, q);
     q = combine(s, p, c, q);
     p = turned;
@@ -46,7 +49,7 @@ struct Spectrum {
 };
 
 __device__ inline Spectrum spectrum(Symmetric a) {
-    constexpr int SWEEPS = 8;  // converges quadratically: four do
+    constexpr int SWEEPS = 10;  // five do
     Vector x = {1.0, 0.0, 0.0}, y = {0.0, 1.0, 0.0}, z = {0.0, 0.0, 1.0};
 #pragma unroll 1
     for (int sweep = 0; sweep < SWEEPS; ++sweep) {

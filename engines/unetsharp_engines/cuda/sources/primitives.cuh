@@ -6,11 +6,6 @@
 typedef unsigned char u8;
 typedef unsigned long long u64;
 
-// Quotient: 2 units in the last place for divisors within 2^-126..2^126.
-__device__ __forceinline__ float divide_fast(float x, float y) {
-    return __fdividef(x, y);
-}
-
 __device__ __forceinline__ float to_float(float x) {
     return x;
 }

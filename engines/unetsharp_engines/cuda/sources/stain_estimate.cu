@@ -15,8 +15,9 @@
 
 namespace estimate {
 
-constexpr int THREADS = 256;
-constexpr int CHUNK = 16;  // pixels a thread reads at a time: 48 bytes
+constexpr int THREADS = ESTIMATE_THREADS;
+constexpr int CHUNK = ESTIMATE_CHUNK;  // pixels a thread reads at a time: 48 bytes
+static_assert(CHUNK == 16, "each_pixel reads three times 16 bytes");
 constexpr int BINS = 2048;
 constexpr int FINE_BITS = 11;
 constexpr int KEYS = BINS << FINE_BITS;
@@ -79,10 +80,9 @@ __device__ __forceinline__ float project(const float* row, float r, float g, flo
 // Order-preserving whole number of the angle of (x, y), 0 to KEYS - 1: the pseudo-angle y / (|x| + |y|), continued to
 // -2..2 over the full turn.
 __device__ __forceinline__ int angle_key(float x, float y) {
-    const float length = fabsf(x) + fabsf(y);
-    float angle = length > 0.0f ? divide_fast(y, length) : 0.0f;
-    if (x < 0.0f) angle = copysignf(2.0f, y) - angle;
-    return min(max(static_cast<int>((angle + 2.0f) * (KEYS / 4)), 0), KEYS - 1);
+    const float angle_ahead = divide_fast(y, fmaxf(fabsf(x) + fabsf(y), 1e-30f));
+    const float angle = x < 0.0f ? copysignf(2.0f, y) - angle_ahead : angle_ahead;
+    return min(static_cast<int>((angle + 2.0f) * (KEYS / 4)), KEYS - 1);
 }
 
 // The unit vector on the plane's axes whose angle is in the middle of a key.
@@ -153,41 +153,40 @@ struct Found {
     unsigned rank;  // within the bin
 };
 
-// The bin in which the value of `rank` lies. Called by all threads; the answer is theirs after the next barrier.
-__device__ __forceinline__ void find(const unsigned* histogram, unsigned rank, Found& found) {
+// Finds the bins in which the values of two ranks lie, half the threads each, empties the group's histograms for the next
+// pass, and lets thread 0 conclude.
+template <typename Conclude>
+__device__ __forceinline__ void conclude_percentiles(Group& group, int second, Conclude conclude) {
     __shared__ unsigned warps[THREADS / 32];
-    constexpr int EACH = BINS / THREADS;
+    __shared__ Found found[2];
+    constexpr int HALF = THREADS / 2, EACH = BINS / HALF;
+    const int which = threadIdx.x / HALF, first_bin = threadIdx.x % HALF * EACH;
+    const unsigned* histogram = group.histogram[which * second] + first_bin;
+    const unsigned rank = group.ranks[which];
     unsigned tallies[EACH], sum = 0;
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) sum += tallies[i] = __ldcg(histogram + threadIdx.x * EACH + i);
+    for (int i = 0; i < EACH; ++i) sum += tallies[i] = __ldcg(histogram + i);
     unsigned up_to = sum;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
         const unsigned other = __shfl_up_sync(0xFFFFFFFFu, up_to, step);
         if (threadIdx.x % 32 >= step) up_to += other;
     }
-    __syncthreads();  // the last call's sums have been read
     if (threadIdx.x % 32 == 31) warps[threadIdx.x / 32] = up_to;
     __syncthreads();
-    for (int warp = 0; warp < threadIdx.x / 32; ++warp) up_to += warps[warp];
+    for (int warp = which * HALF / 32; warp < threadIdx.x / 32; ++warp) up_to += warps[warp];
     unsigned below = up_to - sum;
-    if (rank < below || rank >= up_to) return;
+    if (rank >= below && rank < up_to) {
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) {
-        if (rank >= below && rank - below < tallies[i]) found = {threadIdx.x * EACH + i, rank - below};
-        below += tallies[i];
+        for (int i = 0; i < EACH; ++i) {
+            if (rank >= below && rank - below < tallies[i]) {
+                found[which] = {static_cast<unsigned>(first_bin + i), rank - below};
+            }
+            below += tallies[i];
+        }
     }
-}
-
-// Finds both ranks, empties the group's histograms for the next pass, and lets thread 0 conclude.
-template <typename Conclude>
-__device__ __forceinline__ void conclude_percentiles(
-    Group& group, const unsigned* first, const unsigned* second, const unsigned (&ranks)[2], Conclude conclude) {
-    __shared__ Found found[2];
-    find(first, ranks[0], found[0]);
-    find(second, ranks[1], found[1]);
-    __syncthreads();
     clear<2>(group.histogram);
+    __syncthreads();
     if (threadIdx.x == 0) conclude(found);
 }
 
@@ -284,7 +283,7 @@ __device__ __forceinline__ int key_of(const Group& group, const Found* found, in
 
 // All five: grid (blocks a group, groups), 256 threads; tiles uint8 [groups, pixels, 3], pixels a multiple of 16.
 #define STAIN_PASS(name)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256) name(                                                      \
+    extern "C" __global__ void __launch_bounds__(estimate::THREADS) name(                                                      \
         const u8* tiles, estimate::Group* groups, int pixels, float* transforms, int* statuses, const float* fallback)
 
 STAIN_PASS(stain_moments) {
@@ -327,15 +326,14 @@ STAIN_PASS(stain_angles) {
     float rows[6];
     load_rows(group, rows);
     each_pixel(tiles + 3ull * pixels * blockIdx.y, pixels, [&](unsigned r, unsigned g, unsigned b) {
-        if (!is_tissue(r, g, b)) return;
         const float x = density(r), y = density(g), z = density(b);
-        atomicAdd(&histogram[0][angle_key(project(rows, x, y, z), project(rows + 3, x, y, z)) >> FINE_BITS], 1u);
+        const int key = angle_key(project(rows, x, y, z), project(rows + 3, x, y, z));
+        if (is_tissue(r, g, b)) atomicAdd(&histogram[0][key >> FINE_BITS], 1u);
     });
     __syncthreads();
     merge<1>(histogram, group);
     if (!last_to_arrive(group)) return;
-    const unsigned ranks[2] = {group.ranks[0], group.ranks[1]};
-    conclude_percentiles(group, group.histogram[0], group.histogram[0], ranks, [&](const Found* found) {
+    conclude_percentiles(group, 0, [&](const Found* found) {
         for (int i = 0; i < 2; ++i) group.bins[i] = found[i].bin, group.ranks[i] = found[i].rank;
     });
 }
@@ -351,15 +349,14 @@ STAIN_PASS(stain_angles_fine) {
     load_rows(group, rows);
     const unsigned low = group.bins[0], high = group.bins[1];
     each_pixel(tiles + 3ull * pixels * blockIdx.y, pixels, [&](unsigned r, unsigned g, unsigned b) {
-        if (!is_tissue(r, g, b)) return;
         const float x = density(r), y = density(g), z = density(b);
         const unsigned key = angle_key(project(rows, x, y, z), project(rows + 3, x, y, z));
-        if (key >> FINE_BITS == low) atomicAdd(&group.histogram[0][key % BINS], 1u);
-        if (key >> FINE_BITS == high) atomicAdd(&group.histogram[1][key % BINS], 1u);
+        const bool tissue = is_tissue(r, g, b);
+        if (tissue && key >> FINE_BITS == low) atomicAdd(&group.histogram[0][key % BINS], 1u);
+        if (tissue && key >> FINE_BITS == high) atomicAdd(&group.histogram[1][key % BINS], 1u);
     });
     if (!last_to_arrive(group)) return;
-    const unsigned ranks[2] = {group.ranks[0], group.ranks[1]};
-    conclude_percentiles(group, group.histogram[0], group.histogram[1], ranks, [&](const Found* found) {
+    conclude_percentiles(group, 1, [&](const Found* found) {
         const int keys[2] = {key_of(group, found, 0), key_of(group, found, 1)};
         conclude_angles(group, keys, pixels, {transforms, statuses, fallback});
     });
@@ -384,8 +381,7 @@ STAIN_PASS(stain_concentrations) {
     __syncthreads();
     merge<2>(histogram, group);
     if (!last_to_arrive(group)) return;
-    const unsigned ranks[2] = {group.ranks[0], group.ranks[1]};
-    conclude_percentiles(group, group.histogram[0], group.histogram[1], ranks, [&](const Found* found) {
+    conclude_percentiles(group, 1, [&](const Found* found) {
         for (int i = 0; i < 2; ++i) group.bins[i] = found[i].bin, group.ranks[i] = found[i].rank;
     });
 }
@@ -409,8 +405,7 @@ STAIN_PASS(stain_concentrations_fine) {
         }
     });
     if (!last_to_arrive(group)) return;
-    const unsigned ranks[2] = {group.ranks[0], group.ranks[1]};
-    conclude_percentiles(group, group.histogram[0], group.histogram[1], ranks, [&](const Found* found) {
+    conclude_percentiles(group, 1, [&](const Found* found) {
         const int keys[2] = {key_of(group, found, 0), key_of(group, found, 1)};
         conclude_concentrations(group, keys, {transforms, statuses, fallback});
     });
