@@ -482,8 +482,9 @@ def test_no_value_in_a_manifest_gets_past_input_error(value: Any, data: st.DataO
     except InputError as error:
         assert "\n" not in str(error)
     else:
-        facts = {"kind": "bundle", "path": "odd", "manifest": manifest.to_dict(), "problems": [], "trusted": [True]}
-        Console(file=io.StringIO()).print(table_of(facts))
+        engines = [{"trusted": True, "here": []} for _ in manifest.engines]
+        facts = {"kind": "bundle", "path": "odd", "manifest": manifest.to_dict(), "problems": [], "engines": engines}
+        Console(file=io.StringIO()).print(table_of({**facts, "runs_on": ["onnxruntime"]}))
 
 
 @pytest.mark.parametrize("what", ["engine truncated", "absolute path", "schema of the future", "manifest of bytes"])

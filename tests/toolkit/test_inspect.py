@@ -1,10 +1,12 @@
 """unetsharp inspect: what files are, told by their content."""
 
+import dataclasses
 import io
 import json
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ import onnx
 import pytest
 from rich.console import Console
 
+from support.bundles import ENGINE, ONNX, engine_entry, manifest_of, own, written
 from support.tiny_onnx import INFO, save_tiny_onnx, tiny_onnx
+from unetsharp import machine
+from unetsharp.build.bundle import Bundle, write_bundle
 from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.export.precision import to_fp16
@@ -109,6 +114,67 @@ def test_bundle_and_engine(tmp_path: Path) -> None:
     facts = look_at(bundle.root / bundle.manifest.engines[0].file.path)
     assert (facts["kind"], facts["runtime"]) == ("engine", "tensorrt-rtx")
     assert facts["version"] == tensorrt_rtx.__version__, "its header holds the version of its builder"
+
+
+INT8 = {
+    "method": "minmax",
+    "images": 128,
+    "images_sha256": "ab" * 32,
+    "drift": {"float_dice": 0.8, "int8_dice": 0.796, "agreement": 0.9912, "images": 64, "dice_drop": 0.005},
+}
+
+
+def quantized(root: Path) -> Bundle:
+    layers = {"head": "fp32", **{f"conv{n}": "int8" for n in range(9)}}
+    manifest = dataclasses.replace(manifest_of(), precision="int8", layers=layers, quantization=INT8)
+    return write_bundle(root, manifest, {"model.onnx": ONNX, "engine.plan": ENGINE})
+
+
+@pytest.mark.parametrize("name", ["bundle", "bundle.zip"])
+def test_all_that_a_bundle_says_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    text = " ".join(shown(look_at(quantized(tmp_path / name).root)).split())
+    for part in (
+        "int8: 9 layers in int8, 1 layers in fp32 (fp32: head)",
+        "minmax over 128 images, SHA-256 abababababab…",
+        "foreground Dice 0.8000 → 0.7960, 99.12% of pixels keep their class, on 64 other images",
+        "image: RGB × 0.0039216 → logits",
+        "hematoxylin (0.5626, 0.7201, 0.4062) up to 1.9705",
+        "tensorrt-rtx 1.7.1.116, CUDA 13",
+        "sm86, sm89; 1.7.1.116; linux-x86_64",
+        "1×3×64×64 … 4×3×64×64 … 8×3×64×64",
+        "built by you",
+        "this machine's driver shows no NVIDIA GPU",
+        "every file has the size and SHA-256",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("record", [{}, {"drift": None}, {"drift": {"float_dice": "much"}}, {"method": ["mse"]}])
+def test_a_record_of_quantization_from_another_version_is_shown_as_far_as_it_goes(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    manifest = dataclasses.replace(manifest_of(), quantization=record)
+    root = write_bundle(tmp_path / "b", manifest, {"model.onnx": ONNX, "engine.plan": ENGINE}).root
+    assert "calibration" in shown(look_at(root))
+
+
+def test_whose_engine_it_is_and_whether_it_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = dataclasses.replace(engine_entry(path="foreign.plan", targets=("sm120",)), signature="0" * 64)
+    root = written(tmp_path / "bundle", own(engine_entry()), foreign).root
+    trt = types.SimpleNamespace(__version__="1.7.1.116")
+    monkeypatch.setattr(machine, "gpus", lambda: (machine.Gpu(name="RTX 3090", target="sm86", memory_bytes=1),))
+    monkeypatch.setattr(machine, "os_and_arch", lambda: "linux-x86_64")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)  # type: ignore[arg-type]
+    facts = look_at(root)
+    assert [(engine["trusted"], engine["here"]) for engine in facts["engines"]] == [
+        (True, []),
+        (False, ["runs on sm120 only"]),
+    ]
+    assert facts["runs_on"] == ["onnxruntime", "tensorrt-rtx"]
+    text = shown(facts)
+    assert "fits this machine" in text
+    assert "foreign: not built by you here, so it wants --trust" in text
 
 
 def test_a_bundle_that_does_not_verify_is_shown_and_ends_with_2(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from unetsharp.build.flavours import RTX, TENSORRT, Loaded
 from unetsharp.build.manifest import EngineEntry
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 
-__all__ = ["Host", "fitting_engine", "host_of"]
+__all__ = ["Host", "fitting_engine", "host_of", "misfits"]
 
 _NAMES = {flavour.runtime: flavour.name for flavour in (TENSORRT, RTX)}
 _ACROSS_MAJORS = {(8, 10), (10, 11)}
@@ -72,12 +72,12 @@ def fitting_engine(bundle: Bundle, host: Host) -> EngineEntry:
             f"{bundle.root}: holds engines for {', '.join(held) or 'no runtime'}, none for {host.runtime}; "
             f"{_build_one(bundle, host)}"
         )
-    fitting = [engine for engine in same_runtime if not _misfits(engine, host)]
+    fitting = [engine for engine in same_runtime if not misfits(engine, host)]
     if not fitting:
-        nearest = min(same_runtime, key=lambda engine: len(_misfits(engine, host)))
+        nearest = min(same_runtime, key=lambda engine: len(misfits(engine, host)))
         raise InputError(
             f"{bundle.root}: no engine in it fits this machine ({host}): {_nearest(nearest, len(same_runtime))} "
-            f"{' and '.join(_misfits(nearest, host))}; {_build_one(bundle, host)}"
+            f"{' and '.join(misfits(nearest, host))}; {_build_one(bundle, host)}"
         )
     return min(fitting, key=lambda engine: (engine.version != host.version, len(engine.targets)))
 
@@ -86,17 +86,19 @@ def _nearest(engine: EngineEntry, count: int) -> str:
     return "its engine" if count == 1 else f"the nearest of its {count} engines, {engine.file.path},"
 
 
-def _misfits(engine: EngineEntry, host: Host) -> list[str]:
-    """What of ``engine`` does not fit ``host``, as ends of a sentence about it."""
-    misfits = []
+def misfits(engine: EngineEntry, host: Host) -> list[str]:
+    """What of ``engine`` does not fit ``host``, as ends of a sentence about it; nothing where it fits."""
+    found = []
+    if engine.runtime != host.runtime:
+        found.append(f"is for {engine.runtime}")
     if not _version_fits(engine, host):
         later = " or later" if engine.version_compatible else ""
-        misfits.append(f"was built by {_NAMES[engine.runtime]} {engine.version} and needs that version{later}")
+        found.append(f"was built by {_NAMES[engine.runtime]} {engine.version} and needs that version{later}")
     if not _gpu_fits(engine, host):
-        misfits.append(f"runs on {'sm80 and newer' if engine.ampere_plus else ', '.join(engine.targets)} only")
+        found.append(f"runs on {'sm80 and newer' if engine.ampere_plus else ', '.join(engine.targets)} only")
     if engine.platform != host.platform:
-        misfits.append(f"was built on {engine.platform}")
-    return misfits
+        found.append(f"was built on {engine.platform}")
+    return found
 
 
 def _gpu_fits(engine: EngineEntry, host: Host) -> bool:

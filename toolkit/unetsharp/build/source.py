@@ -55,9 +55,16 @@ def parse_onnx(content: bytes, path: Path) -> "onnx.ModelProto":
         model: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as error:
         raise InputError(f"{path}: not a whole ONNX file ({error}); export it again") from error
+    if not all(isinstance(name, str) for node in model.graph.node for name in _names_in(node)):
+        raise InputError(f"{path}: not a whole ONNX file (names that are no text); export it again")
     if not model.graph.node:
         raise InputError(f"{path}: an ONNX without a single node; give one that `unetsharp export` wrote")
     return model
+
+
+def _names_in(node: "onnx.NodeProto") -> tuple[str, ...]:
+    """Bytes that are no UTF-8 come as bytes."""
+    return node.name, node.op_type, node.domain, *node.input, *node.output
 
 
 def read_source(path: Path) -> Source:

@@ -1,22 +1,51 @@
-"""A bundle: its manifest, and whether every file is what the manifest says."""
+"""A bundle: its manifest, whether every file is what the manifest says, who built its engines, and which run here."""
 
 from pathlib import Path
 from typing import Any
 
-from unetsharp.build.bundle import open_bundle, problems_of
+from unetsharp import machine
+from unetsharp.build.bundle import Bundle, open_bundle, problems_of
+from unetsharp.build.fit import Host, host_of, misfits
+from unetsharp.build.flavours import flavour_named, load
+from unetsharp.build.manifest import EngineEntry
+from unetsharp_engines.errors import MissingCapabilityError
 
 __all__ = ["facts_of"]
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """The manifest, and ``problems``: a line for each file whose hash does not fit, none for a sound bundle.
+    """The manifest; ``problems``: a line for each file whose hash does not fit; ``engines``: see `_engine`.
 
-    Raises InputError for a folder that is no whole bundle.
+    Raises InputError for what is no whole bundle.
     """
     bundle = open_bundle(path)
+    hosts = {runtime: _host(runtime) for runtime in {engine.runtime for engine in bundle.manifest.engines}}
+    engines = [_engine(bundle, engine, hosts[engine.runtime]) for engine in bundle.manifest.engines]
+    runnable = {engine["runtime"] for engine in engines if not engine["here"]}
     return {
         "size": sum(entry.size for entry in bundle.manifest.files()),
         "manifest": bundle.manifest.to_dict(),
         "problems": problems_of(bundle),
-        "runs_on": ["onnxruntime"],
+        "engines": engines,
+        "runs_on": ["onnxruntime", *sorted(runnable)],
     }
+
+
+def _engine(bundle: Bundle, engine: EngineEntry, host: Host | str) -> dict[str, Any]:
+    """Whether an engine is ``trusted``, as built by this user, and why it would not run ``here``, if so."""
+    return {
+        "path": engine.file.path,
+        "runtime": engine.runtime,
+        "trusted": bundle.is_trusted(engine),
+        "here": [host] if isinstance(host, str) else misfits(engine, host),
+    }
+
+
+def _host(runtime: str) -> Host | str:
+    """This machine, or why it runs no engine of ``runtime``."""
+    if not machine.gpus():
+        return "no: this machine's driver shows no NVIDIA GPU"
+    try:
+        return host_of(load(flavour_named(runtime)))
+    except MissingCapabilityError as error:
+        return str(error)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unetsharp.build.source import parse_onnx, read_file
 from unetsharp.export.precision import precision_of
+from unetsharp.inspection.parsing import parsers_of
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 
@@ -19,7 +20,8 @@ __all__ = ["facts_of"]
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What the ONNX at ``path`` is. ``macs`` are multiply-accumulates of one tile, convolutions alone.
+    """What the ONNX at ``path`` is. ``macs`` are multiply-accumulates of one tile, convolutions alone; ``parsers`` say
+    which TensorRT takes it (`unetsharp.inspection.parsing`).
 
     Raises InputError for a file that is no whole ONNX.
     """
@@ -30,7 +32,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     info = ModelInfo.from_json(metadata.pop(METADATA_KEY), source=str(path)) if METADATA_KEY in metadata else None
     formats = Counter(onnx.TensorProto.DataType.Name(t.data_type).lower() for t in model.graph.initializer)
-    macs = _macs(model, info.tile if info else TILE)
+    inferred = _inferred(model, info.tile if info else TILE)
     return {
         "size": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -44,9 +46,10 @@ def facts_of(path: Path) -> dict[str, Any]:
         "precision": precision_of(model),
         "formats": dict(formats),
         "parameters": sum(math.prod(t.dims) for t in model.graph.initializer if t.dims),
-        "macs": macs,
+        "macs": _macs(inferred),
         "operations": dict(Counter(node.op_type for node in model.graph.node).most_common()),
         "runs_on": ["onnxruntime"] if info else [],
+        "parsers": parsers_of(model, content, _types(inferred)),
     }
 
 
@@ -58,14 +61,15 @@ def _tensor(value: "onnx.ValueInfoProto") -> dict[str, Any]:
     return {"name": value.name, "dtype": onnx.TensorProto.DataType.Name(kind.elem_type).lower(), "shape": shape}
 
 
-def _macs(model: "onnx.ModelProto", side: int) -> int | None:
-    """Multiply-accumulates of the convolutions for one tile of ``side``²; None where shapes cannot be inferred."""
-    shapes = _shapes(model, side)
-    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+def _macs(inferred: "onnx.ModelProto") -> int | None:
+    """Multiply-accumulates of the convolutions for one tile; None where shapes cannot be inferred."""
+    known = (*inferred.graph.value_info, *inferred.graph.output)
+    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in known}
+    weights = {tensor.name: tensor.dims for tensor in inferred.graph.initializer}
     total = 0
-    for node in model.graph.node:
+    for node in inferred.graph.node:
         if node.op_type == "Conv":
-            kernel, out = weights.get(node.input[1]), shapes.get(node.output[0])
+            kernel, out = weights.get("".join(node.input[1:2])), shapes.get("".join(node.output))
             if not kernel or not out or not all(out):
                 return None
             # Each output value takes one weight filter: kernel is [Cout, Cin / groups, kH, kW].
@@ -73,8 +77,18 @@ def _macs(model: "onnx.ModelProto", side: int) -> int | None:
     return total
 
 
-def _shapes(model: "onnx.ModelProto", side: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor when one tile of ``side``² goes in; 0 where it stays unknown."""
+def _types(inferred: "onnx.ModelProto") -> dict[str, int]:
+    """ONNX element type of each tensor, 0 where it stays unknown."""
+    known = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    weights = {tensor.name: tensor.data_type for tensor in inferred.graph.initializer}
+    return {value.name: value.type.tensor_type.elem_type for value in known} | weights
+
+
+def _inferred(model: "onnx.ModelProto", side: int) -> "onnx.ModelProto":
+    """``model`` with every tensor's type and shape when one tile of ``side``² goes in; 0 where it stays unknown.
+
+    A model that contradicts itself comes back without.
+    """
     import onnx
 
     fixed = onnx.ModelProto()
@@ -87,6 +101,7 @@ def _shapes(model: "onnx.ModelProto", side: int) -> dict[str, tuple[int, ...]]:
                 dimension.dim_value = size
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(fixed)
-    known = (*inferred.graph.value_info, *inferred.graph.output)
-    return {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in known}
+    try:
+        return onnx.shape_inference.infer_shapes(fixed)
+    except onnx.shape_inference.InferenceError:
+        return fixed

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from unetsharp.inspection.bundle_rows import bundle_rows
 from unetsharp.inspection.layers import by_kind
 
 __all__ = ["table_of"]
@@ -60,25 +61,19 @@ def _onnx(facts: Mapping[str, Any]) -> Iterator[_Row]:
         "runs on",
         "onnxruntime; for TensorRT build it: unetsharp build-engine" if facts["runs_on"] else "not unetsharp's",
     )
+    for parser in facts["parsers"]:
+        yield f"  {parser['parser']}", f"{_verdict(parser['problems'])} [{parser['known_by']}]"
+
+
+def _verdict(problems: list[str] | None) -> str:
+    if problems is None:
+        return "unknown"
+    return f"does not take it: {'; '.join(problems)}" if problems else "takes it"
 
 
 def _bundle(facts: Mapping[str, Any]) -> Iterator[_Row]:
-    manifest = facts["manifest"]
-    yield from _network(manifest["info"])
-    yield "made", f"{manifest['created']} by unetsharp {manifest['tool_version']}, schema {manifest['schema']}"
-    yield "ONNX", _entry(manifest["onnx"])
-    for engine in manifest["engines"]:
-        cuda = f", CUDA {engine['cuda']}" if engine["cuda"] else ""
-        yield "engine", f"{_entry(engine['file'])}, {manifest['precision']}"
-        yield (
-            "  made by",
-            f"{engine['runtime']} {engine['version']}{cuda}, on {engine['platform']}, in {engine['seconds']} s",
-        )
-        yield "  runs on", ", ".join(engine["targets"])
-        yield "  inputs", " … ".join("×".join(str(n) for n in shape) for shape in engine["profile"].values())
-        yield "  options", ", ".join(f"{k} {v}" for k, v in engine["options"].items()) or "the builder's own"
-    yield "verified", "; ".join(facts["problems"]) or "every file has the size and SHA-256 that the manifest says"
-    yield "runs on", "onnxruntime, with the ONNX; this version of unetsharp builds engines but does not run them"
+    yield from _network(facts["manifest"]["info"])
+    yield from bundle_rows(facts)
 
 
 def _engine(facts: Mapping[str, Any]) -> Iterator[_Row]:
@@ -104,10 +99,6 @@ def _network(network: Mapping[str, Any] | None) -> Iterator[_Row]:
 def _file(facts: Mapping[str, Any]) -> Iterator[_Row]:
     yield "size", f"{facts['size'] / 1e6:.2f} MB"
     yield "SHA-256", facts["sha256"]
-
-
-def _entry(entry: Mapping[str, Any]) -> str:
-    return f"{entry['path']}, {entry['size'] / 1e6:.2f} MB, SHA-256 {entry['sha256'][:12]}…"
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:
