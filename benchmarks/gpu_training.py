@@ -9,6 +9,7 @@ Each run takes ``--minutes`` of training. Beside Dice it tells training images/s
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 from collections.abc import Iterator
@@ -22,12 +23,13 @@ from unetsharp_engines.files import replacing
 
 BAR = 0.78
 SAME = {
-    "--encoder-weights": "none", "--folds": "1+2,-,3", "--batch": "32", "--foreground-weight": "1", "--device": "cuda",
-    "--workers": "12",
+    "--encoder-weights": "none", "--folds": "1+2,-,3", "--batch": "16", "--foreground-weight": "1", "--device": "cuda",
+    "--workers": "6",
 }  # fmt: skip
 SCRATCH = {"--recipe": "scratch", "--lr": "1e-3"}
 RECIPES = {
     "scratch": SCRATCH,
+    "scratch, no stain normalization": {**SCRATCH, "--stain": "none"},
     "scratch, paper's loss": {**SCRATCH, "--loss": "paper"},
     "scratch, paper's optimizer": {**SCRATCH, "--optimizer": "adabound", "--lr": "1e-4"},
     "scratch, paper's augmentation": {**SCRATCH, "--augmentation": "paper"},
@@ -48,7 +50,7 @@ def main() -> None:
     for name in arguments.only:
         options = {**SAME, **RECIPES[name], "--minutes": arguments.minutes}
         with gpu_use() as use:
-            runs[name] = trained_and_judged(arguments.data, arguments.runs / name.replace(" ", "_"), options, "3")
+            runs[name] = trained_and_judged(arguments.data, arguments.runs / re.sub(r"\W+", "_", name), options, "3")
         runs[name]["gpu_busy_percent"] = statistics.median(use) if use else None
         dice = runs[name]["test"]["Colon"]["foreground_dice"]
         print(f"{name}: foreground Dice {dice} on colon, bar {BAR} {'held' if dice >= BAR else 'MISSED'}", flush=True)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from unetsharp_engines.errors import InputError
 from unetsharp_trainer.data.augment import Augmentation, paper_augmentation
+from unetsharp_trainer.data.ink import SHARE, spill_ink
 from unetsharp_trainer.data.pannuke import UNKNOWN
 
 pytest.importorskip("albumentations", reason="augmentation is part of the train extra")
@@ -50,6 +51,23 @@ def test_target_moves_with_the_image(augment: Augmentation) -> None:
         agreement.append(((levels < middle) == nuclei).mean())
     assert min(agreement) > 0.975  # blur and interpolation move an edge by a pixel at most
     assert np.mean(agreement) > 0.99
+
+
+def test_ink_is_dark_large_and_background() -> None:
+    """Under ink all is dark and background; beside it nothing changes. As often as it says, however the draw falls."""
+    image, target = np.full((256, 256, 3), 200, np.uint8), np.zeros((256, 256), np.uint8)
+    covered = []
+    for seed in range(400):
+        inked, moved = spill_ink(image, target, np.random.default_rng(seed))
+        under = moved == 5
+        assert np.array_equal(under, (inked != 200).any(axis=2))
+        assert not moved[~under].any()
+        if under.any():
+            assert inked[under].max() < 150
+            covered.append(under.mean())
+    assert len(covered) / 400 == pytest.approx(SHARE, abs=0.06)  # three standard deviations
+    assert 0.04 < min(covered) <= max(covered) < 0.61
+    assert (image == 200).all()
 
 
 def test_nuclei_keep_their_centres(augment: Augmentation) -> None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Augmentation", "paper_augmentation"]
 
+Bytes = npt.NDArray[np.uint8]
+Before = Callable[[Bytes, Bytes, np.random.Generator], tuple[Bytes, Bytes]]
+"""Changes an image and its class map by what a generator gives."""
+
 
 class Augmentation:
     """A random change of a patch, driven by its own generator: neither global seeds nor other threads touch it.
@@ -23,8 +27,12 @@ class Augmentation:
     A new one, and one that was pickled to a worker process, is as if just seeded with 0.
     """
 
-    def __init__(self, size: int, build: "Callable[[int], albumentations.Compose]") -> None:
+    def __init__(
+        self, size: int, build: "Callable[[int], albumentations.Compose]", before: Before | None = None
+    ) -> None:
         """``build`` makes the pipeline for windows of ``size`` px; it may import albumentations and cv2.
+
+        ``before`` changes image and class map first, by the generator it is given.
 
         Raises InputError unless ``size`` is 1 to 256, MissingCapabilityError without albumentations.
         """
@@ -33,6 +41,7 @@ class Augmentation:
         _load_albumentations()
         self.size = size
         self._build = build
+        self._before = before
         self._generator = np.random.default_rng(0)
         self._random = random.Random(0)
         self._compose = self._build(size)
@@ -41,7 +50,7 @@ class Augmentation:
         self._compose.set_random_state(self._generator, self._random)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Augmentation, (self.size, self._build)
+        return Augmentation, (self.size, self._build, self._before)
 
     def seed(self, seed: int | Sequence[int]) -> None:
         """Restart the randomness from ``seed``: a non-negative integer, or some, e.g. (run, epoch, patch)."""
@@ -56,6 +65,8 @@ class Augmentation:
 
         The class map moves with the image and only ever holds values it held before.
         """
+        if self._before is not None:
+            image, target = self._before(image, target, self._generator)
         changed = self._compose(image=image, mask=target)
         return changed["image"], changed["mask"]
 

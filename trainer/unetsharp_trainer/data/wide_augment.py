@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from unetsharp_trainer.data.augment import Augmentation
+from unetsharp_trainer.data.ink import spill_ink
 
 if TYPE_CHECKING:
     import albumentations
@@ -11,12 +12,13 @@ __all__ = ["wide_augmentation"]
 
 
 def wide_augmentation(size: int) -> Augmentation:
-    """Any orientation, scale 0.6 to 1.6, colours and stain strength well apart, and blur as of a slide scanned at 20×
-    and resampled to 40×. Windows are ``size`` px, cut after the geometry; beyond the patch's edge it is mirrored.
+    """Any orientation, scale 0.6 to 1.6, colours and stain strength well apart, blur as of a slide scanned at 20× and
+    resampled to 40×, ink on one window in five. Windows are ``size`` px, cut after the geometry; beyond the patch's
+    edge it is mirrored.
 
     Raises MissingCapabilityError without albumentations.
     """
-    return Augmentation(size, _compose)
+    return Augmentation(size, _compose, spill_ink)
 
 
 def _compose(size: int) -> "albumentations.Compose":
