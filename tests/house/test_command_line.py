@@ -22,6 +22,7 @@ from unetsharp_engines.contract import TILE
 
 PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
 COMMANDS = {
+    "bench",
     "demo",
     "train",
     "evaluate",

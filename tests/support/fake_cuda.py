@@ -148,6 +148,9 @@ def driver_of(gpu: Gpu) -> SimpleNamespace:
         retain_primary_context = staticmethod(Context)
         name = staticmethod(lambda: "a GPU made of numpy")
         compute_capability = staticmethod(lambda: (9, 0))
+        get_attribute = staticmethod(
+            {"processors": 132, "clock": 1_830_000, "memory clock": 2_619_000, "bus": 5120}.__getitem__
+        )  # an H100
 
     def copy(
         name: str, target: Callable[[], npt.NDArray[np.uint8]], source: Callable[[], npt.NDArray[np.uint8]]
@@ -173,6 +176,12 @@ def driver_of(gpu: Gpu) -> SimpleNamespace:
         MemoryError=CudaMemoryError,
         init=lambda: None,
         Device=Device,
+        device_attribute=SimpleNamespace(
+            MULTIPROCESSOR_COUNT="processors",
+            CLOCK_RATE="clock",
+            MEMORY_CLOCK_RATE="memory clock",
+            GLOBAL_MEMORY_BUS_WIDTH="bus",
+        ),
         Context=Context,
         Stream=lambda flags: Stream(gpu, flags),
         Event=Event,

@@ -1,5 +1,8 @@
 """open_runtime: each form of model with each runtime's name is used, or refused with what to do."""
 
+import dataclasses
+import sys
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -7,11 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.bundles import engine_entry, manifest_of
+from support.fake_cuda import Gpu as FakeGpu
+from support.fake_tensorrt import install
 from support.tiny_onnx import save_tiny_onnx
-from unetsharp import machine
+from unetsharp import machine, runtimes
+from unetsharp.build.bundle import Bundle, file_entry, open_bundle, write_bundle
 from unetsharp.build.pipeline import BuildOptions, build_bundle
+from unetsharp.build.trust import signed
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.runtimes import RUNTIMES, open_runtime
+from unetsharp_engines.cuda import device
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.stain import IDENTITY, StainPlan
 
@@ -105,20 +114,102 @@ def test_forms_that_do_not_fit_are_refused_with_the_next_step(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("gpus", "says"), [((), "no NVIDIA GPU"), (("a GPU",), "builds engines but does not run them")]
-)
 def test_an_engine_asked_for_by_name_is_refused_not_replaced(
-    engine_bundle: Path, monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...], says: str
+    engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: gpus)
-    with pytest.raises(MissingCapabilityError, match=says):
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    with pytest.raises(MissingCapabilityError, match="--runtime tensorrt-rtx: engines run on an NVIDIA GPU, and"):
         open_runtime(engine_bundle, "tensorrt-rtx")
 
 
 def test_an_engine_by_itself_is_refused(engine_bundle: Path) -> None:
+    (plan,) = engine_bundle.glob("*.plan")
     with pytest.raises(InputError, match="give the bundle folder"):
-        open_runtime(engine_bundle / "engine.plan")
+        open_runtime(plan)
+
+
+class TestOnAGpu:
+    """With a GPU made of numpy, and a bundle whose engine it runs."""
+
+    @pytest.fixture(autouse=True)
+    def _gpu(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        install(FakeGpu(), monkeypatch, most=4)
+        here = machine.Gpu(name="a GPU made of numpy", target="sm90", memory_bytes=1 << 30)
+        monkeypatch.setattr(machine, "gpus", lambda: (here,))
+        yield
+        device._opened.cache_clear()
+
+    def bundle(self, root: Path, *, onnx: Path, own_engine: bool = True, **changes: Any) -> Path:
+        content = b"ftrt taps half"
+        fits = {"runtime": "tensorrt", "version": "11.4.0", "targets": ("sm90",)}
+        entry = engine_entry(content, **(fits | changes))
+        model = file_entry("model.onnx", onnx.read_bytes())
+        entry = signed(entry, model.sha256, QUIET) if own_engine else entry
+        manifest = dataclasses.replace(manifest_of(entry), onnx=model)
+        return write_bundle(root, manifest, {"model.onnx": onnx.read_bytes(), entry.file.path: content}).root
+
+    @pytest.mark.parametrize("name", ["auto", "tensorrt"])
+    def test_the_bundles_engine_runs(self, onnx: Path, tmp_path: Path, name: str) -> None:
+        said = Said()
+        with open_runtime(self.bundle(tmp_path / "b", onnx=onnx), name, output=said) as runtime:
+            assert (runtime.name, runtime.version, runtime.device) == ("tensorrt", "11.4.0", "a GPU made of numpy")
+            assert runtime.labels(TILES, PLAIN).shape == (2, 64, 64)
+        (line,) = said.lines
+        assert line.startswith("Runtime: TensorRT 11.4.0 on a GPU made of numpy, ")
+        assert line.endswith("as asked" if name == "tensorrt" else "an engine for this GPU")
+
+    def test_the_onnx_runs_by_name(self, onnx: Path, tmp_path: Path) -> None:
+        assert open_runtime(self.bundle(tmp_path / "b", onnx=onnx), "onnxruntime").name == "onnxruntime"
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"own_engine": False}, "not built by you here; --trust"),
+            ({"targets": ("sm86",)}, "runs on sm86 only"),
+            ({"version": "10.3.0"}, "was built by TensorRT 10.3.0"),
+        ],
+        ids=["foreign", "another GPU", "another version"],
+    )
+    def test_an_engine_that_may_not_run(self, onnx: Path, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+        bundle = self.bundle(tmp_path / "b", onnx=onnx, **changes)
+        with pytest.raises(InputError, match=says):
+            open_runtime(bundle, "tensorrt")
+        said = Said()
+        assert open_runtime(bundle, output=said).name == "onnxruntime"
+        assert says in said.lines[0]
+
+    def test_trust_runs_a_foreign_engine(self, onnx: Path, tmp_path: Path) -> None:
+        bundle = self.bundle(tmp_path / "b", onnx=onnx, own_engine=False)
+        with open_runtime(bundle, "tensorrt", trust=True) as runtime:
+            assert runtime.name == "tensorrt"
+
+    def test_rebuild_builds_where_none_may_run(
+        self, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+
+        def rebuilt(bundle: Bundle, runtime: str, output: Output) -> Bundle:
+            asked.append(runtime)
+            return open_bundle(self.bundle(tmp_path / "new", onnx=onnx))
+
+        monkeypatch.setattr(runtimes, "rebuilt", rebuilt)
+        for changes in ({"own_engine": False}, {}):
+            bundle = self.bundle(tmp_path / f"b{len(changes)}", onnx=onnx, **changes)
+            open_runtime(bundle, "tensorrt", rebuild=True).close()
+        assert asked == ["tensorrt"], "only where it was needed"
+
+    def test_rebuild_is_for_bundles(self, onnx: Path) -> None:
+        with pytest.raises(InputError, match="--rebuild builds an engine into a bundle"):
+            open_runtime(onnx, rebuild=True)
+
+    def test_a_machine_without_pycuda(self, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+        bundle = self.bundle(tmp_path / "b", onnx=onnx)
+        with pytest.raises(MissingCapabilityError, match="PyCUDA"):
+            open_runtime(bundle, "tensorrt")
+        said = Said()
+        assert open_runtime(bundle, output=said).name == "onnxruntime"
+        assert "PyCUDA" in said.lines[0]
 
 
 def test_an_unknown_runtime_is_refused_with_those_there_are(onnx: Path) -> None:

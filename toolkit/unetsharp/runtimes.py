@@ -1,11 +1,14 @@
 """Open a network with the runtime that suits it: the one place that knows which form of model runs where."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from unetsharp import machine
 from unetsharp.build.bundle import Bundle, open_bundle
 from unetsharp.build.choice import RUNTIMES as BUILDABLE
-from unetsharp.build.flavours import RTX, TENSORRT
+from unetsharp.build.fit import fitting_engine, host_of
+from unetsharp.build.flavours import RTX, TENSORRT, Loaded, flavour_named
+from unetsharp.build.rebuild import rebuilt
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.model_files import ModelKind, kind_of
 from unetsharp_engines.errors import InputError, MissingCapabilityError
@@ -17,41 +20,59 @@ RUNTIMES = (*BUILDABLE, "torch")
 """What ``--runtime`` takes."""
 
 _ENGINE_RUNTIMES = (TENSORRT.runtime, RTX.runtime)
+"""Fastest first."""
 
 
-def open_runtime(model: Path | None, name: str = "auto", *, output: Output | None = None) -> Runtime:
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """What the user said."""
+
+    name: str
+    trust: bool
+    rebuild: bool
+    output: Output
+
+
+def open_runtime(
+    model: Path | None, name: str = "auto", *, trust: bool = False, rebuild: bool = False, output: Output | None = None
+) -> Runtime:
     """Load ``model``, whatever form it has, on the runtime called ``name``.
 
-    ``model`` is weights (.safetensors), an ONNX, a bundle folder, or None for the edge-sized network that ships with
-    the package. With ``auto`` the runtime is the fastest that works here; ``output`` is told which, and why. Any other
-    name of `RUNTIMES` is used or refused.
+    ``model`` is weights (.safetensors), an ONNX, a bundle, or None for the edge-sized network that ships with the
+    package. With ``auto`` the runtime is the fastest that works here; ``output`` is told which, and why. Any other
+    name of `RUNTIMES` is used or refused. ``trust`` is the user's word that a bundle's engine may run though it was
+    built elsewhere; ``rebuild`` builds one for this machine where the bundle holds none that may run here.
 
     Raises InputError for what is no model, or a form that the runtime does not take; MissingCapabilityError for a
-    runtime that this machine, or this version, lacks.
+    runtime that this machine lacks.
     """
-    output = output or Output(verbosity=Verbosity.QUIET)
     if name not in RUNTIMES:
         raise InputError(f"--runtime {name}: wanted one of {', '.join(RUNTIMES)}")
+    wish = _Wish(name=name, trust=trust, rebuild=rebuild, output=output or Output(verbosity=Verbosity.QUIET))
+    kind = ModelKind.ONNX if model is None else kind_of(model)
+    if rebuild and kind is not ModelKind.BUNDLE:
+        raise InputError(f"--rebuild builds an engine into a bundle, and {model or 'the shipped network'} is none")
     if model is None:
-        return _shipped(name, output)
+        return _shipped(wish)
     opened = {
         ModelKind.WEIGHTS: _weights,
         ModelKind.ONNX: _onnx,
         ModelKind.BUNDLE: _bundle,
         ModelKind.ENGINE: _engine,
-    }[kind_of(model)]
-    return opened(model, name, output)
+    }[kind]
+    return opened(model, wish)
 
 
-def _shipped(name: str, output: Output) -> Runtime:
+def _shipped(wish: _Wish) -> Runtime:
     from importlib.resources import as_file, files
 
-    output.say("Model: none given, so the edge-sized weights that ship with unetsharp (see its model card)")
+    wish.output.say("Model: none given, so the edge-sized weights that ship with unetsharp (see its model card)")
     with as_file(files("unetsharp") / "assets" / "edge.onnx") as path:
-        return _onnx(path, name, output)
+        return _onnx(path, wish)
 
 
-def _weights(path: Path, name: str, output: Output) -> Runtime:
+def _weights(path: Path, wish: _Wish) -> Runtime:
+    name = wish.name
     if name not in ("auto", "torch"):
         form = "an ONNX" if name == "onnxruntime" else "a bundle"
         then = "" if name == "onnxruntime" else ", then `unetsharp build-engine model.onnx -o bundle`"
@@ -59,51 +80,92 @@ def _weights(path: Path, name: str, output: Output) -> Runtime:
     from unetsharp.export.torch_runtime import TorchRuntime
 
     runtime = TorchRuntime(path)
-    output.say(f"Runtime: PyTorch {runtime.version} on {runtime.device}, {_why(name, 'since the model is weights')}")
+    why = _why(name, "since the model is weights")
+    wish.output.say(f"Runtime: PyTorch {runtime.version} on {runtime.device}, {why}")
     return runtime
 
 
-def _onnx(path: Path, name: str, output: Output) -> Runtime:
+def _onnx(path: Path, wish: _Wish) -> Runtime:
+    name = wish.name
     if name == "torch":
         raise InputError(f"{path}: an ONNX, and torch runs weights (.safetensors): use --runtime onnxruntime")
     if name in _ENGINE_RUNTIMES:
         raise InputError(f"{path}: an ONNX, and {name} runs a bundle: `unetsharp build-engine {path} -o bundle` first")
-    return _on_onnxruntime(path, _why(name, "since the model is an ONNX"), output)
+    return _on_onnxruntime(path, _why(name, "since the model is an ONNX"), wish.output)
 
 
-def _bundle(path: Path, name: str, output: Output) -> Runtime:
-    if name == "torch":
+def _bundle(path: Path, wish: _Wish) -> Runtime:
+    if wish.name == "torch":
         raise InputError(f"{path}: a bundle, and torch runs weights (.safetensors): use --runtime onnxruntime")
-    bundle = open_bundle(path)
-    if name in _ENGINE_RUNTIMES:
-        _refuse_engine(bundle, name)
-    why = (
-        "since it holds no engine"
-        if not bundle.manifest.engines
-        else f"with the bundle's ONNX, since {_no_engine_here()}"
-    )
-    return _on_onnxruntime(bundle.read_onnx(), _why(name, why), output)
+    bundle = open_bundle(path, trust=wish.trust)
+    if wish.name in _ENGINE_RUNTIMES:
+        return _on_engine(bundle, wish.name, "as asked", wish)
+    if wish.name == "onnxruntime":
+        return _on_onnxruntime(bundle.read_onnx(), "as asked", wish.output)
+    return _fastest(bundle, wish)
 
 
-def _engine(path: Path, name: str, output: Output) -> Runtime:
+def _engine(path: Path, wish: _Wish) -> Runtime:
     raise InputError(f"{path}: an engine without its manifest; give the bundle folder it came from")
 
 
-def _refuse_engine(bundle: Bundle, name: str) -> None:
-    """Say why an engine that was asked for by name is not run."""
+def _fastest(bundle: Bundle, wish: _Wish) -> Runtime:
+    """An engine of the bundle where one may run here, else its ONNX, with the reason."""
+    if not machine.gpus() and (bundle.manifest.engines or wish.rebuild):
+        why = "with the bundle's ONNX, since this machine has no NVIDIA GPU"
+        return _on_onnxruntime(bundle.read_onnx(), why, wish.output)
+    held = {engine.runtime for engine in bundle.manifest.engines}
+    names = [name for name in _ENGINE_RUNTIMES if name in held] or [TENSORRT.runtime] * wish.rebuild
+    reasons = ["it holds no engine"] if not names else []
+    for name in names:
+        try:
+            return _on_engine(bundle, name, "the fastest here: an engine for this GPU", wish)
+        except (InputError, MissingCapabilityError) as error:
+            reasons.append(str(error))
+    why = f"with the bundle's ONNX, since {'; '.join(reasons)}" if names else f"since {reasons[0]}"
+    return _on_onnxruntime(bundle.read_onnx(), why, wish.output)
+
+
+def _on_engine(bundle: Bundle, name: str, why: str, wish: _Wish) -> Runtime:
+    """The bundle's engine for this machine, built now if that was wished and none may run."""
+    try:
+        return _load_engine(bundle, name, why, wish)
+    except InputError:
+        if not wish.rebuild:
+            raise
+    return _load_engine(rebuilt(bundle, name, wish.output), name, why, wish)
+
+
+def _load_engine(bundle: Bundle, name: str, why: str, wish: _Wish) -> Runtime:
+    _check_held(bundle, name)
+    if not machine.gpus():
+        raise MissingCapabilityError(
+            f"--runtime {name}: engines run on an NVIDIA GPU, and this machine's driver shows none (`unetsharp doctor` "
+            "says more); --runtime onnxruntime runs the bundle's ONNX"
+        )
+    from unetsharp_engines.cuda.engine import load_tensorrt
+    from unetsharp_engines.runtimes.tensorrt import TensorRtRuntime
+
+    loaded = Loaded(flavour=flavour_named(name), trt=load_tensorrt(name))
+    engine = fitting_engine(bundle, host_of(loaded))
+    runtime = TensorRtRuntime(
+        bundle.read_engine(engine),
+        bundle.manifest.info,
+        name=name,
+        source=str(bundle.root / engine.file.path),
+        host_code=engine.version_compatible,
+    )
+    wish.output.say(f"Runtime: {loaded.label} on {runtime.device}, {why}")
+    return runtime
+
+
+def _check_held(bundle: Bundle, name: str) -> None:
     held = sorted({engine.runtime for engine in bundle.manifest.engines})
     if name not in held:
         raise InputError(
             f"{bundle.root}: holds engines for {', '.join(held) or 'no runtime'}, none for {name}: "
             f"build one with `unetsharp build-engine model.onnx -o bundle --runtime {name}`"
         )
-    raise MissingCapabilityError(f"--runtime {name}: {_no_engine_here()}; --runtime onnxruntime runs the bundle's ONNX")
-
-
-def _no_engine_here() -> str:
-    """The reason, whatever the machine: engines are built by this version, and run by a later one."""
-    lacking = "" if machine.gpus() else "this machine has no NVIDIA GPU, and "
-    return f"{lacking}this version of unetsharp builds engines but does not run them"
 
 
 def _on_onnxruntime(model: Path | bytes, why: str, output: Output) -> Runtime:

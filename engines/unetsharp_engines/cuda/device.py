@@ -5,14 +5,29 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from unetsharp_engines.errors import MissingCapabilityError
 
-__all__ = ["Device", "open_device"]
+__all__ = ["Device", "DeviceFacts", "open_device"]
 
 _INSTALL = "pip install 'unetsharp[gpu]'"
 _NEEDED = "engines run on an NVIDIA GPU"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFacts:
+    """What a GPU is made of, as its driver tells."""
+
+    capability: str
+    """Compute capability, e.g. ``9.0``."""
+    multiprocessors: int
+    clock_hz: float
+    """Highest of the multiprocessors."""
+    memory_clock_hz: float
+    bus_bits: int
+    """Width of the memory's bus."""
 
 
 class Device:
@@ -32,6 +47,17 @@ class Device:
         """What NVIDIA calls it."""
         self.arch: str = "sm_{}{}".format(*self._device.compute_capability())
         """Its compute capability as compilers name it: ``sm_90``."""
+
+    def facts(self) -> DeviceFacts:
+        """What it is made of."""
+        names = self.cuda.device_attribute
+        return DeviceFacts(
+            capability="{}.{}".format(*self._device.compute_capability()),
+            multiprocessors=self._device.get_attribute(names.MULTIPROCESSOR_COUNT),
+            clock_hz=1e3 * self._device.get_attribute(names.CLOCK_RATE),
+            memory_clock_hz=1e3 * self._device.get_attribute(names.MEMORY_CLOCK_RATE),
+            bus_bits=self._device.get_attribute(names.GLOBAL_MEMORY_BUS_WIDTH),
+        )
 
     @property
     def is_of_this_process(self) -> bool:

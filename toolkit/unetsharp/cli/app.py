@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from unetsharp.cli.bench import bench
 from unetsharp.cli.build_engine import build_engine
 from unetsharp.cli.command import command
 from unetsharp.cli.data import data
@@ -57,6 +58,7 @@ COMMANDS: tuple[tuple[str, object], ...] = (
     ("build-engine", build_engine),
     ("validate", validate),
     ("infer", infer),
+    ("bench", bench),
     ("inspect", inspect),
     ("doctor", doctor),
 )

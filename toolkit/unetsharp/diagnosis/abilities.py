@@ -27,6 +27,7 @@ class _Need:
 _COMMANDS = (
     _Need(command="infer", does="find nuclei, with ONNX Runtime on the CPU"),
     _Need(command="infer", does="… with weights, on PyTorch", extra="export"),
+    _Need(command="infer", does="… with a bundle's TensorRT engine", extra="gpu", tensorrt=True),
     _Need(command="evaluate", does="score a network on PanNuke"),
     _Need(command="train", does="train a network", extra="train"),
     _Need(command="data", does="check training data"),
@@ -38,6 +39,8 @@ _COMMANDS = (
     _Need(command="build-engine", does="… for TensorRT, on the GPU it is for", tensorrt=True),
     _Need(command="demo", does="the whole path on a bundled picture"),
     _Need(command="demo", does="… from the weights on, export and engine included", extra="export,rtx"),
+    _Need(command="bench", does="measure speed, with ONNX Runtime on the CPU"),
+    _Need(command="bench", does="… beside PyTorch", extra="export"),
     _Need(command="inspect", does="say what a file is"),
 )
 

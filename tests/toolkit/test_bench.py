@@ -1,0 +1,242 @@
+"""The bench: what it measures adds up, contestants take turns, mistakes are told before anything is measured."""
+
+import json
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from typer.testing import CliRunner, Result
+
+from support.fake_cuda import Gpu
+from support.fake_tensorrt import install
+from support.tiny_onnx import save_tiny_onnx
+from unetsharp.bench import measure, roofline
+from unetsharp.bench.contestants import Contestant, peers_of
+from unetsharp.bench.energy import metered
+from unetsharp.bench.roofline import Peak, cost_of, shares
+from unetsharp.bench.run import BenchSettings, bench, parse_batches
+from unetsharp.bench.tiles import real_tiles, write_pictures
+from unetsharp.cli.app import app
+from unetsharp.cli.output import Output, Verbosity
+from unetsharp_engines.cuda import device
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.runtimes.fake import FakeRuntime
+from unetsharp_engines.stain import IDENTITY, StainPlan
+
+PLAIN = StainPlan(IDENTITY)
+QUIET = Output(verbosity=Verbosity.QUIET)
+
+
+class SlowRuntime(FakeRuntime):
+    """Takes a known time for each tile, and keeps who was asked for how many."""
+
+    def __init__(self, name: str, seconds_per_tile: float, asked: list[tuple[str, int]]) -> None:
+        super().__init__()
+        self.name = name
+        self._seconds = seconds_per_tile
+        self._asked = asked
+
+    def _labels(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.uint8]:
+        self._asked.append((self.name, len(tiles_NHWC)))
+        time.sleep(self._seconds * len(tiles_NHWC))
+        return np.zeros(tiles_NHWC.shape[:3], np.uint8)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few and short turns, and small matrices."""
+    monkeypatch.setattr(measure, "TURNS", 2)
+    monkeypatch.setattr(measure, "TURN_S", 0.02)
+    monkeypatch.setattr(measure, "SINGLE_S", 0.1)
+    monkeypatch.setattr(roofline, "_SIDE", 128)
+    monkeypatch.setattr("unetsharp.bench.run.FILES", 8)
+
+
+class TestMeasures:
+    def test_throughput_is_tiles_by_time(self, quick: None) -> None:
+        asked: list[tuple[str, int]] = []
+        slow, fast = (
+            Contestant(name=name, runtimes={4: SlowRuntime(name, seconds, asked)})
+            for name, seconds in (("slow", 0.004), ("fast", 0.002))
+        )
+        turns = []
+        rates = measure.throughput([slow, fast], 4, real_tiles(4, 64), PLAIN, lambda: turns.append(1))
+        # Sleeping never takes less than it was asked to.
+        assert 100 < rates["slow"]["tiles_per_s"] <= 250
+        assert 200 < rates["fast"]["tiles_per_s"] <= 500
+        assert len(turns) == 4
+        assert {count for _, count in asked} == {4}
+        timed = [name for name, _ in asked[-8:]]
+        assert timed.index("fast") > timed.index("slow"), "they take turns"
+
+    def test_latency_is_of_one_tile(self, quick: None) -> None:
+        asked: list[tuple[str, int]] = []
+        found = measure.latency(SlowRuntime("one", 0.005, asked), real_tiles(3, 64), PLAIN)
+        assert {count for _, count in asked} == {1}
+        assert 0.005 <= found["p50"] <= found["p99"] < 0.1
+        assert found["calls"] >= 5
+
+    def test_stages_of_the_cpu(self, quick: None) -> None:
+        seconds = measure.stage_seconds(FakeRuntime(), real_tiles(2, 64), StainPlan(IDENTITY, per_tile=True))
+        assert list(seconds) == ["stain", "network", "finish"]
+        assert all(value > 0 for value in seconds.values())
+
+    def test_files_are_read_in_order(self, quick: None, tmp_path: Path) -> None:
+        tiles = real_tiles(5, 64)
+        seen: list[npt.NDArray[np.uint8]] = []
+
+        class Keeping(FakeRuntime):
+            def _labels(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.uint8]:
+                seen.append(tiles_NHWC)
+                return np.zeros(tiles_NHWC.shape[:3], np.uint8)
+
+        assert measure.from_files(Keeping(), write_pictures(tiles, tmp_path), 2, PLAIN) > 0
+        np.testing.assert_array_equal(np.concatenate(seen), tiles[:4])
+
+    @pytest.mark.parametrize("side", [64, 256, 384])
+    def test_tiles_differ_and_are_real(self, side: int) -> None:
+        tiles = real_tiles(16, side)
+        assert tiles.shape == (16, side, side, 3)
+        assert len({tile.tobytes() for tile in tiles[:8]}) == 8
+        assert 20 < tiles.std() < 100
+
+
+class TestEnergy:
+    def test_a_cpus_is_not_read(self) -> None:
+        with metered("cpu") as energy:
+            pass
+        assert energy.joules is None
+        assert "NVIDIA" in energy.why_not
+
+    def test_a_gpus_counter_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        counter = iter([1_000, 5_000, 12_500])
+        nvml = SimpleNamespace(
+            NVMLError=OSError,
+            nvmlInit=lambda: None,
+            nvmlDeviceGetHandleByIndex=lambda index: index,
+            nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(counter),
+        )
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        with metered("a GPU") as energy:
+            pass
+        assert energy.joules == 7.5  # millijoules, from the second reading on
+
+    def test_without_nvml_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+        with metered("a GPU") as energy:
+            pass
+        assert energy.joules is None
+        assert "pip install nvidia-ml-py" in energy.why_not
+
+
+class TestRoofline:
+    def test_shares_by_hand(self) -> None:
+        peak = Peak(macs=1e12, bytes=1e11, source="")
+        assert shares(50.0, 10_000_000_000, 1_000_000_000, peak) == {"compute": 0.5, "traffic": 0.5}
+        assert shares(1.0, 1, 1, Peak(macs=None, bytes=None, source="")) == {"compute": None, "traffic": None}
+
+    def test_the_cost_is_that_of_the_convolutions(self, tmp_path: Path) -> None:
+        macs, moved = cost_of(save_tiny_onnx(tmp_path / "tiny.onnx").read_bytes())
+        stem, head = 4 * 32 * 32 * 27, 6 * 64 * 64 * 36  # a 64² input; outputs · inputs · taps
+        assert macs == stem + head
+        assert moved > 4 * 64 * 64 * (3 + 6)
+
+    def test_an_h100s_data_sheet(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        install(Gpu(), monkeypatch, most=4)
+        peak = roofline.peak_of("a GPU made of numpy")
+        device._opened.cache_clear()
+        assert peak.macs == pytest.approx(989e12 / 2, rel=0.01)
+        assert peak.bytes == pytest.approx(3.35e12, rel=0.01)
+
+
+class TestSettings:
+    def test_batches(self) -> None:
+        assert parse_batches("8, 1,8") == (1, 8)
+        for wrong in ("", "0", "a", "1,,2", "-1"):
+            with pytest.raises(InputError, match="--batch"):
+                parse_batches(wrong)
+
+    @pytest.mark.parametrize(
+        ("peer", "says"),
+        [
+            ("openvino", "wanted some of torch, "),
+            ("fake", "wanted some of"),
+            ("torch", "name those of fake by --weights"),
+        ],
+    )
+    def test_peers_that_cannot_be(self, peer: str, says: str) -> None:
+        subject = Contestant(name="it", runtimes={1: FakeRuntime()})
+        with ExitStack() as closing, pytest.raises(InputError, match=says):
+            peers_of(subject, None, [peer], (1,), weights=None, closing=closing)
+
+    def test_what_is_measured_is_no_peer(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="is what is measured"):
+            bench(BenchSettings(models=(save_tiny_onnx(tmp_path / "m.onnx"),), against=("onnxruntime",)), QUIET)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    folder = tmp_path_factory.mktemp("bench")
+    models = [str(save_tiny_onnx(folder / f"{name}.onnx")) for name in ("first", "second")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "TURNS", 2)
+        patch.setattr(measure, "TURN_S", 0.02)
+        patch.setattr(measure, "SINGLE_S", 0.1)
+        patch.setattr(roofline, "_SIDE", 128)
+        words = ["bench", *models, "--batch", "1,3", "--out", str(folder / "out"), "--json"]
+        return CliRunner().invoke(app, words), folder / "out"
+
+
+class TestCommand:
+    def test_the_record_is_whole(self, done: tuple[Result, Path]) -> None:
+        result, out = done
+        assert result.exit_code == 0, result.output
+        record = json.loads(result.stdout)
+        assert record == json.loads((out / "bench.json").read_text())
+        first, second = record["contestants"]
+        assert first["name"] == "first.onnx on onnxruntime"
+        assert set(first["batches"]) == {"1", "3"}
+        for row in first["batches"].values():
+            assert 0 < row["least"] <= row["tiles_per_s"] <= row["most"]
+            assert set(row["stage_s"]) == {"stain", "network", "finish"}
+        ratio = first["batches"]["3"]["tiles_per_s"] / second["batches"]["3"]["tiles_per_s"]
+        assert second["batches"]["3"]["first_is_faster_by"] == pytest.approx(ratio)
+        assert first["from_files"]["tiles_per_s"] > 0
+        assert first["roofline"]["share"]["compute"] > 0
+        assert record["arguments"]["batches"] == [1, 3]
+
+    def test_the_chart_is_an_svg_with_every_contestant(self, done: tuple[Result, Path]) -> None:
+        _, out = done
+        drawn = ElementTree.fromstring((out / "bench.svg").read_text())
+        words = " ".join(element.text or "" for element in drawn.iter())
+        assert "first.onnx on onnxruntime" in words
+        assert "second.onnx on onnxruntime" in words
+        assert "Milliseconds a tile by stage" in words
+
+    def test_people_get_a_table(self, quick: None, tmp_path: Path) -> None:
+        model = save_tiny_onnx(tmp_path / "m.onnx")
+        result = CliRunner().invoke(app, ["bench", str(model), "--batch", "2", "-q"])
+        assert result.exit_code == 0, result.output
+        for word in ("tiles/s", "p99", "finish", "roofline"):
+            assert word in result.stdout
+        assert max(map(len, result.stdout.splitlines())) <= 80
+
+    def test_a_folder_that_cannot_be(self, quick: None, tmp_path: Path) -> None:
+        model = save_tiny_onnx(tmp_path / "m.onnx")
+        (tmp_path / "file").write_text("")
+        result = CliRunner().invoke(app, ["bench", str(model), "--batch", "1", "--out", str(tmp_path / "file" / "x")])
+        assert result.exit_code == 2
+        assert "cannot be written" in result.stderr
+
+    @pytest.mark.slow
+    def test_the_torch_peer_runs_what_ships(self, quick: None) -> None:
+        pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'unetsharp[export]'")
+        record = bench(BenchSettings(against=("torch",), batches=(1,)), QUIET)
+        assert [entry["name"] for entry in record["contestants"]] == ["edge network on onnxruntime", "torch"]
+        assert record["contestants"][1]["batches"]["1"]["first_is_faster_by"] > 0

@@ -1,0 +1,170 @@
+"""A run of the bench: what it asks of each contestant, and the record it keeps."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetsharp.bench import measure
+from unetsharp.bench.contestants import Contestant, peers_of, subjects
+from unetsharp.bench.energy import metered
+from unetsharp.bench.roofline import cost_of, peak_of, shares
+from unetsharp.bench.tiles import real_tiles, write_pictures
+from unetsharp.outputs.record import about_model, about_system, now
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.stain import IDENTITY, StainPlan
+
+if TYPE_CHECKING:
+    from unetsharp.cli.output import Output
+
+__all__ = ["BenchSettings", "bench", "parse_batches"]
+
+FILES = 64
+"""Pictures read in the measurement from files, or one batch of them if that is more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """What to measure."""
+
+    models: tuple[Path, ...] = ()
+    """Bundles, ONNX or weights; none is the edge-sized network that ships."""
+    runtime: str = "auto"
+    against: tuple[str, ...] = ()
+    """Peers (`contestants.PEERS`) of the first model."""
+    batches: tuple[int, ...] = (1, 8)
+    weights: Path | None = None
+    """What PyTorch peers run, where it is not what ships."""
+    trust: bool = False
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """``1,8`` → (1, 8), ascending. InputError for what is no list of whole numbers from 1 on."""
+    try:
+        sizes = sorted({int(number) for number in text.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or sizes[0] < 1:
+        raise InputError(f"--batch {text}: wanted batch sizes of 1 or more, with commas: 1,8,32")
+    return tuple(sizes)
+
+
+def bench(settings: BenchSettings, output: "Output") -> dict[str, Any]:
+    """Measure, and return the record: ``contestants``, each with its numbers by batch, system, arguments.
+
+    Tiles are real, uint8 in host memory, and labels come back there; each tile is normalized by its own stain estimate
+    if the first network was trained after normalization. Raises what `contestants.subjects` and
+    `contestants.peers_of` do.
+    """
+    started = now()
+    with ExitStack() as closing:
+        networks = subjects(
+            settings.models,
+            settings.runtime,
+            settings.batches,
+            trust=settings.trust,
+            output=output,
+            closing=closing,
+        )
+        first = settings.models[0] if settings.models else None
+        peers = peers_of(
+            networks[0], first, settings.against, settings.batches, weights=settings.weights, closing=closing
+        )
+        stain = StainPlan(IDENTITY, per_tile=networks[0].runtime.info.stain != "none")
+        rows = _measured([*networks, *peers], len(networks), settings, stain, output)
+        return {
+            "started": started,
+            "finished": now(),
+            "arguments": _arguments(settings),
+            "system": about_system(networks[0].runtime),
+            "model": about_model(networks[0].runtime.info, first),
+            "stain": "tile" if stain.per_tile else "none",
+            "contestants": rows,
+        }
+
+
+def _measured(
+    contestants: list[Contestant], own: int, settings: BenchSettings, stain: StainPlan, output: "Output"
+) -> list[dict[str, Any]]:
+    """One entry a contestant; the first ``own`` are taken apart, the others are only raced."""
+    tiles = real_tiles(max(*settings.batches, FILES), contestants[0].runtime.info.tile)
+    steps = len(settings.batches) * len(contestants) * measure.TURNS + len(contestants)
+    entries = [_entry(contestant) for contestant in contestants]
+    with output.progress("Measuring", steps, unit="turns") as advance:
+        for batch in settings.batches:
+            rates = measure.throughput(contestants, batch, tiles, stain, advance)
+            for contestant, entry in zip(contestants, entries, strict=True):
+                entry["batches"][str(batch)] = rates[contestant.name]
+        for index, (contestant, entry) in enumerate(zip(contestants, entries, strict=True)):
+            entry["latency_s"] = measure.latency(contestant.runtimes[min(settings.batches)], tiles, stain)
+            if index < own:
+                _take_apart(contestant, entry, tiles, stain, settings.batches)
+            advance()
+    _compare(entries)
+    return entries
+
+
+def _entry(contestant: Contestant) -> dict[str, Any]:
+    runtime = contestant.runtime
+    with metered(runtime.device) as energy:
+        pass
+    return {
+        "name": contestant.name,
+        "runtime": {"name": runtime.name, "version": runtime.version, "device": runtime.device},
+        "energy": energy.why_not or "read by NVML, for the whole GPU",
+        "batches": {},
+    }
+
+
+def _take_apart(
+    contestant: Contestant, entry: dict[str, Any], tiles: Any, stain: StainPlan, batches: Sequence[int]
+) -> None:
+    """Stages, files and the roofline of one of the networks that are measured for themselves."""
+    for batch in batches:
+        runtime = contestant.runtimes[batch]
+        if batch <= getattr(runtime, "batch", batch):
+            entry["batches"][str(batch)]["stage_s"] = measure.stage_seconds(runtime, tiles[:batch], stain)
+    largest = max(batches)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = write_pictures(tiles, Path(folder))
+        entry["from_files"] = {
+            "batch": largest,
+            "tiles_per_s": measure.from_files(contestant.runtimes[largest], pictures, largest, stain),
+        }
+    if contestant.onnx is not None:
+        entry["roofline"] = _roofline(contestant, contestant.onnx, entry)
+
+
+def _roofline(contestant: Contestant, onnx: bytes, entry: dict[str, Any]) -> dict[str, Any]:
+    macs, moved = cost_of(onnx)
+    peak = peak_of(contestant.runtime.device)
+    fastest = max(row["tiles_per_s"] for row in entry["batches"].values())
+    return {
+        "macs_per_tile": macs,
+        "bytes_per_tile": moved,
+        "peak_macs_per_s": peak.macs,
+        "peak_bytes_per_s": peak.bytes,
+        "peak_from": peak.source,
+        "share": shares(fastest, macs, moved, peak),
+    }
+
+
+def _compare(entries: list[dict[str, Any]]) -> None:
+    """Say of each contestant how many times faster the first is, by batch."""
+    first = entries[0]["batches"]
+    for entry in entries[1:]:
+        for batch, row in entry["batches"].items():
+            row["first_is_faster_by"] = first[batch]["tiles_per_s"] / row["tiles_per_s"]
+
+
+def _arguments(settings: BenchSettings) -> dict[str, Any]:
+    return {
+        "models": [str(model) for model in settings.models],
+        "runtime": settings.runtime,
+        "against": list(settings.against),
+        "batches": list(settings.batches),
+        "weights": None if settings.weights is None else str(settings.weights),
+        "trust": settings.trust,
+    }
