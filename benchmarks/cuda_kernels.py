@@ -358,12 +358,32 @@ def report(gpu: Gpu, tiles: npt.NDArray[np.uint8], out: Path | None) -> None:
         "finish": finish_equivalence(gpu),
         "stain": stain_equivalence(gpu, tiles),
     }
+    result["bars"] = bars(result)
     print(json.dumps({name: value for name, value in result.items() if name != "kernels"}, indent=1))
     if out is not None:
         sources = ("engines/unetsharp_engines/cuda", "benchmarks/cuda_kernels.py")
         told = evidence("CUDA kernels against their references", ("pycuda", "cuda-bindings", "numpy"), sources)
         with replacing(out) as temporary:
             temporary.write_text(json.dumps(told | result, indent=1) + "\n")
+
+
+def bars(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What was to be shown, what was measured, and whether it holds."""
+    times, worst = result["microseconds"][f"{BATCH} tiles"]["stain"], result["stain"]["worst_tile"]
+    share = times["apply_bytes_per_second"] / result["copy_bytes_per_second"]
+    measured = {
+        "application's share of the bandwidth of a large copy, at least 0.85": (share, share >= 0.85),
+        "microseconds to estimate and apply 64 tiles, at most 150": (times["both"], times["both"] <= 150),
+        "levels off in any tile, at most 1": (worst["max_level"], worst["max_level"] <= 1),
+        "mean levels off in any tile, at most 0.01": (worst["mean_level"], worst["mean_level"] <= 0.01),
+        "share of equal levels in any tile, at least 0.99": (worst["equal_share"], worst["equal_share"] >= 0.99),
+        "error before truncation, in levels, at most 0.005": (
+            result["apply"]["error_before_truncation"],
+            result["apply"]["error_before_truncation"] <= 0.005,
+        ),
+        "error of FP16 output, at most 1.2e-3": (worst["half_error"], worst["half_error"] <= 1.2e-3),
+    }
+    return {what: {"measured": value, "holds": bool(holds)} for what, (value, holds) in measured.items()}
 
 
 if __name__ == "__main__":
