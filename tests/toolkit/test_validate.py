@@ -108,7 +108,7 @@ def test_an_engine_without_a_gpu_is_not_run_and_not_validated(place_: Path) -> N
     told = strict(done.stdout)
     assert told["verdict"] == "incomplete"
     states = {step["key"]: step["state"] for step in told["steps"]}
-    assert states == {"reference": "ran", "exported": "ran", "fp16": "ran", "tensorrt-rtx": "NOT RUN"}
+    assert states == {"reference": "ran", "exported": "ran", "typed": "ran", "tensorrt-rtx": "NOT RUN"}
     assert told["steps"][-1]["reason"]
     assert "NOT RUN" in (place_ / "incomplete" / "report.html").read_text(encoding="utf-8")
     by_name = run(place_, "rtx-bundle", "--runtime", "onnxruntime", "--report", "cpu", "--json")

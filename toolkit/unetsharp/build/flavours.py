@@ -26,7 +26,7 @@ from typing import Any
 from unetsharp import machine
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 
-__all__ = ["RTX", "TENSORRT", "TURING", "Flavour", "Loaded", "flavour_named", "load"]
+__all__ = ["RTX", "TENSORRT", "TURING", "Flavour", "Loaded", "flavour_named", "is_strongly_typed", "load"]
 
 _TARGET = re.compile(r"sm\d{2,3}")
 _OWN_KERNELS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
@@ -138,7 +138,12 @@ class Loaded:
     @property
     def is_strongly_typed(self) -> bool:
         """Whether tensors keep the types the ONNX gives them; else builder flags allow FP16."""
-        return self.flavour is RTX or int(self.version.split(".")[0]) >= 10
+        return is_strongly_typed(self.flavour.runtime, self.version)
+
+
+def is_strongly_typed(runtime: str, version: str) -> bool:
+    """`Loaded.is_strongly_typed` of a runtime that need not be here: TensorRT is from version 10 on."""
+    return runtime == RTX.runtime or int(version.split(".")[0]) >= 10
 
 
 def flavour_named(runtime: str) -> Flavour:

@@ -137,7 +137,7 @@ def _engine(
         output.warn(f"{TURING} (Turing) in one engine with newer GPUs slows those: better a bundle of its own")
     plan = Plan(
         name=str(source.path),
-        onnx=_typed(source, precision, loaded),
+        onnx=typed(source, precision, strongly=loaded.is_strongly_typed),
         precision=precision,
         profile=_profile(source, options.batch),
         targets=targets,
@@ -151,11 +151,14 @@ def _engine(
     return signed(entry, hashlib.sha256(source.content).hexdigest(), output), engine
 
 
-def _typed(source: Source, precision: str, loaded: Loaded) -> bytes:
-    """The ONNX whose tensors have ``precision``: as given, or converted."""
+def typed(source: Source, precision: str, *, strongly: bool) -> bytes:
+    """The ONNX that an engine of ``precision`` is built from, by a ``strongly`` typed TensorRT: as given, or converted.
+
+    Raises as `unetsharp.export.half.for_strong_typing`.
+    """
     from unetsharp.export.half import for_strong_typing
 
-    stays = precision == source.precision and not (precision == "int8" and loaded.is_strongly_typed)
+    stays = precision == source.precision and not (precision == "int8" and strongly)
     return source.content if stays else bytes(for_strong_typing(source.model, source.info).SerializeToString())
 
 
@@ -184,6 +187,7 @@ def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineE
         gpu=machine.gpus()[0].name if loaded.flavour.autotunes else None,
         version_compatible=plan.tuning.version_compatible,
         ampere_plus=plan.tuning.hardware_compatible,
+        layers=layer_precisions(parse_onnx(plan.onnx, Path(plan.name))),
     )
 
 

@@ -36,6 +36,7 @@ def validate(
         int | None,
         typer.Option(metavar="N", help="Only so many patches, of every tissue and class.", show_default="all"),
     ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run engines that were not built here.")] = False,
     report: Annotated[Path, typer.Option(metavar="DIR", help="Folder for report.html and report.json.")] = Path(
         "drift-report"
     ),
@@ -67,7 +68,7 @@ def validate(
     from unetsharp.validate.writing import check_folder, write
 
     limits = Limits(max_dice_drop=max_dice_drop, min_agreement=min_agreement)
-    settings = ValidateSettings(runtime=runtime, images=images, limits=limits)
+    settings = ValidateSettings(runtime=runtime, images=images, trust=trust, limits=limits)
     check_folder(report)
     started = now()
     validation = validate_bundle(bundle, reference, opened, settings, output)

@@ -8,19 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetsharp.build.bundle import Bundle
-from unetsharp.build.flavours import RTX
+from unetsharp.build.bundle import Bundle, problems_of
+from unetsharp.build.fit import fitting_engine, host_of
+from unetsharp.build.flavours import flavour_named, is_strongly_typed, load
 from unetsharp.build.manifest import EngineEntry
+from unetsharp.build.pipeline import typed
 from unetsharp.build.source import Source, read_source
-from unetsharp.export.precision import to_fp16
 from unetsharp.model_files import ModelKind, kind_of
 from unetsharp.quantize.quantizer import QUANTIZATION_KEY
 from unetsharp.runtimes import open_runtime
 from unetsharp_engines.contract import TILE
-from unetsharp_engines.errors import InputError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.files import sha256_of
 from unetsharp_engines.model_info import ModelInfo
-from unetsharp_engines.rewrites import REWRITES_KEY
+from unetsharp_engines.rewrites import REWRITES_KEY, TAIL_KEY
 from unetsharp_engines.runtimes.base import Runtime
 from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
 
@@ -34,13 +35,16 @@ __all__ = ["Chain", "Step", "chain_of"]
 _EXPORTS = {False: ("exported", "ONNX, as exported"), True: ("rewritten", "ONNX, rewritten")}
 """Key and title of a float export, by whether it is rewritten."""
 
+_TYPED = {"fp32": "FP32 ONNX", "fp16": "FP16 ONNX", "int8": "INT8 + FP16 ONNX"}
+"""What an engine was built from, by its precision."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One network of the chain."""
 
     key: str
-    """``reference``, ``exported``, ``rewritten``, ``fp16``, ``int8``; the last is called by its runtime."""
+    """``reference``, ``exported``, ``rewritten``, ``fp16``, ``int8``, ``typed``; the last is called by its runtime."""
     title: str
     precision: str
     """``fp32``, ``fp16`` or ``int8``."""
@@ -53,6 +57,8 @@ class Step:
     """Raises MissingCapabilityError where this machine cannot run it."""
     onnx: bytes | None = None
     """The ONNX that it runs as it is; None for what is no ONNX, or is changed when it is loaded."""
+    built_from: bytes | None = None
+    """The ONNX that an engine was built from; None for what is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,27 +75,25 @@ class Chain:
     """Engines of the bundle that are no step, a sentence each."""
 
 
-def chain_of(bundle: Bundle, reference: Path, runtime: str) -> Chain:
+def chain_of(bundle: Bundle, reference: Path, runtime: str, *, trust: bool = False) -> Chain:
     """The steps from ``reference``, weights or their fp32 ONNX, to ``bundle`` on ``runtime`` (``auto``: its engines).
 
-    Raises InputError where the two are not of one network, or the runtime does not fit the bundle;
-    MissingCapabilityError for weights without PyTorch.
+    ``trust`` is the user's word that engines that others built may run. Raises InputError for a
+    damaged bundle, where the two are not of one network, or the runtime does not fit; MissingCapabilityError for
+    weights without PyTorch.
     """
-    kept = _kept(bundle)
-    deployed = _deployed(bundle, kept, runtime)
+    if problems := problems_of(bundle):
+        raise InputError(problems[0])
+    kept = read_source(bundle.root)
+    deployed = _deployed(bundle, kept, runtime, trust=trust)
     start = _from_weights(reference, kept) if _is_weights(reference, kept) else [_from_onnx(reference)]
     return Chain(
-        steps=(*start, *_in_onnx(kept, deployed), *deployed),
+        steps=(*start, *_in_onnx(kept, deployed[0]), *deployed),
         info=kept.info,
         sides=_sides(kept),
         quantization=_quantization(kept.model),
         left_out=_left_out(bundle, deployed),
     )
-
-
-def _kept(bundle: Bundle) -> Source:
-    bundle.read_onnx()  # checks its hash
-    return read_source(bundle.root / bundle.manifest.onnx.path)
 
 
 def _sides(kept: Source) -> tuple[int, int]:
@@ -151,7 +155,9 @@ def _remade(network: "TorchRuntime", kept: Source, rewrite: bool) -> Step:
     from unetsharp.export.exporter import ExportSettings, convert
 
     opset = next(entry.version for entry in kept.model.opset_import if not entry.domain)
-    content = convert(network, ExportSettings(size=kept.info.tile, opset=opset, rewrite=rewrite)).content
+    tail_less = rewrite and TAIL_KEY in _metadata(kept.model)
+    settings = ExportSettings(size=kept.info.tile, opset=opset, rewrite=rewrite, tail_less=tail_less)
+    content = convert(network, settings).content
     how = "export does, with its exact rewrites" if rewrite else "export --no-rewrite does"
     was_quantized = _was_quantized(content, kept) if rewrite is _is_rewritten(kept.model) else ""
     key, title = _EXPORTS[rewrite]
@@ -168,62 +174,80 @@ def _was_quantized(content: bytes, kept: Source) -> str:
     return " Its bytes differ from those of the file that was quantized: other versions of the tools wrote that."
 
 
-def _in_onnx(kept: Source, deployed: list[Step]) -> list[Step]:
-    """The bundle's ONNX as it is, and what an FP16 engine was built from, unless that is what is ``deployed``."""
+def _in_onnx(kept: Source, deployed: Step) -> list[Step]:
+    """The bundle's ONNX as it is, and what an engine was built from, unless that is what is ``deployed``."""
     steps = []
-    if deployed[0].key != "onnxruntime" or _is_rewritten(kept.model):
+    if deployed.key != "onnxruntime" or _is_tuned(kept):
         key, title = (kept.precision, f"{kept.precision.upper()} ONNX")
         if kept.precision == "fp32":
             key, title = _EXPORTS[_is_rewritten(kept.model)]
         origin = "The bundle's ONNX, run exactly as the file has it."
         steps.append(_onnx_step(key, title, kept.content, kept.precision, origin))
-    if kept.precision == "fp32" and deployed[0].precision == "fp16":
-        content = bytes(to_fp16(kept.model).SerializeToString())
-        origin = "The bundle's ONNX in float16, converted as build-engine does."
-        steps.append(_onnx_step("fp16", "FP16 ONNX", content, "fp16", origin))
+    if deployed.built_from not in (None, kept.content):
+        assert deployed.built_from is not None
+        origin = "The bundle's ONNX, converted as it was for the engine: everything that may be is in float16."
+        steps.append(_onnx_step("typed", _TYPED[deployed.precision], deployed.built_from, deployed.precision, origin))
     return steps
 
 
-def _deployed(bundle: Bundle, kept: Source, runtime: str) -> list[Step]:
-    """What ``runtime`` runs of ``bundle``: with ``auto`` each of its engines, or its ONNX where it has none."""
-    held = {engine.runtime: engine for engine in bundle.manifest.engines}
-    if runtime == "auto":
-        runtime = next(iter(held), "onnxruntime")
-    if runtime == "onnxruntime":
+def _deployed(bundle: Bundle, kept: Source, runtime: str, *, trust: bool) -> list[Step]:
+    """What ``runtime`` runs of ``bundle``; ``auto`` is every runtime that it has engines for, or else its ONNX."""
+    held = sorted({engine.runtime for engine in bundle.manifest.engines})
+    if runtime == "auto" and held:
+        return [_engine(bundle, kept, name, trust=trust) for name in held]
+    if runtime in ("auto", "onnxruntime"):
         return [_on_onnxruntime(bundle, kept)]
     if runtime not in held:
         raise InputError(
             f"--runtime {runtime}: {bundle.root} holds engines for {', '.join(held) or 'no runtime'}; "
             f"onnxruntime runs its ONNX"
         )
-    return [_engine(bundle, held[runtime])]
+    return [_engine(bundle, kept, runtime, trust=trust)]
 
 
 def _on_onnxruntime(bundle: Bundle, kept: Source) -> Step:
-    given = ", with the rewrites that make it fast there" if _is_rewritten(kept.model) else ""
+    given = ", with the rewrites that make it fast there" if _is_tuned(kept) else ""
     return Step(
         key="onnxruntime",
         title="ONNX Runtime",
         precision=kept.precision,
-        origin=f"The bundle as `unetsharp infer` runs it on the CPU{given}.",
+        origin=f"The bundle as unetsharp infer runs it on the CPU{given}.",
         size=bundle.manifest.onnx.size,
         sha256=bundle.manifest.onnx.sha256,
         open=partial(open_runtime, bundle.root, "onnxruntime"),
-        onnx=None if _is_rewritten(kept.model) else kept.content,
+        onnx=None if _is_tuned(kept) else kept.content,
     )
 
 
-def _engine(bundle: Bundle, engine: EngineEntry) -> Step:
-    name = "TensorRT-RTX" if engine.runtime == RTX.runtime else "TensorRT"
+def _engine(bundle: Bundle, kept: Source, runtime: str, *, trust: bool) -> Step:
+    flavour, entry = flavour_named(runtime), _engine_here(bundle, runtime)
+    strongly = is_strongly_typed(runtime, entry.version)
     return Step(
-        key=engine.runtime,
-        title=f"{name} engine",
+        key=runtime,
+        title=f"{flavour.name} engine",
         precision=bundle.manifest.precision,
-        origin=f"The bundle's engine, built by {name} {engine.version} for {', '.join(engine.targets)}.",
-        size=engine.file.size,
-        sha256=engine.file.sha256,
-        open=partial(open_runtime, bundle.root, engine.runtime),
+        origin=f"The bundle's engine, built by {flavour.name} {entry.version} for {', '.join(entry.targets)}.",
+        size=entry.file.size,
+        sha256=entry.file.sha256,
+        open=partial(_opened_engine, bundle, runtime, trust),
+        built_from=typed(kept, bundle.manifest.precision, strongly=strongly),
     )
+
+
+def _engine_here(bundle: Bundle, runtime: str) -> EngineEntry:
+    """The engine of ``runtime`` that would run on this machine; the first where none does, and opening it says why."""
+    try:
+        return fitting_engine(bundle, host_of(load(flavour_named(runtime))))
+    except (InputError, MissingCapabilityError):
+        return next(engine for engine in bundle.manifest.engines if engine.runtime == runtime)
+
+
+def _opened_engine(bundle: Bundle, runtime: str, trust: bool) -> Runtime:
+    """Raises MissingCapabilityError for whatever keeps a sound engine from running here: GPU, version, trust."""
+    try:
+        return open_runtime(bundle.root, runtime, trust=trust)
+    except InputError as error:
+        raise MissingCapabilityError(str(error)) from error
 
 
 def _left_out(bundle: Bundle, deployed: list[Step]) -> tuple[str, ...]:
@@ -247,6 +271,11 @@ def _onnx_step(key: str, title: str, content: bytes, precision: str, origin: str
         open=partial(OnnxRuntime, content, tuned=False),
         onnx=content,
     )
+
+
+def _is_tuned(kept: Source) -> bool:
+    """Whether ONNX Runtime is given another network than the file holds: see `OnnxRuntime`."""
+    return _is_rewritten(kept.model) and kept.precision != "fp16"
 
 
 def _is_rewritten(model: "onnx.ModelProto") -> bool:

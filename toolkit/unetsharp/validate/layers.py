@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.quantization.calibration import session, with_outputs
+from unetsharp_engines.quantization.rounding import spelled_out
 from unetsharp_engines.rewrites.graph import Graph, name_of
 
 __all__ = ["LayerNoise", "layer_noise"]
@@ -32,7 +33,7 @@ def layer_noise(
     """Compare the outputs of all convolutions that ONNX ``exact`` and ``lossy`` share, in the order they run.
 
     ``inputs`` are batches as `runtimes.base.network_input` makes them. One pass over them; memory holds one batch's
-    outputs of both networks.
+    outputs of both networks. Float16 is rounded as a GPU rounds it (`rounding.spelled_out`).
     """
     import onnx
 
@@ -40,7 +41,7 @@ def layer_noise(
     graphs = [Graph(model) for model in models]
     convolutions = [{n.output[0]: n for n in graph.nodes if n.op_type == "Conv"} for graph in graphs]
     shared = [value for value in convolutions[0] if value in convolutions[1]]
-    sessions = [session(with_outputs(model, shared), None) for model in models]
+    sessions = [session(with_outputs(spelled_out(model), shared), None) for model in models]
     sums = np.zeros((len(shared), 2))
     for x_NCHW in inputs:
         values = (s.run(shared, {INPUT_NAME: x_NCHW}) for s in sessions)

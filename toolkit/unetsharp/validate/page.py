@@ -309,7 +309,7 @@ def _provenance(validation: Validation, circumstances: Mapping[str, Any]) -> str
         "Command": f"<code>{escape(circumstances['command'])}</code>",
         "Date": f"{circumstances['started']} to {circumstances['finished']}",
         "Reference": f"{escape(reference['path'])}<br><code>{reference['sha256']}</code>",
-        "Bundle": f"{escape(bundle['path'])}<br><code>{bundle['manifest_sha256']}</code> (manifest)",
+        "Bundle": f"{escape(bundle['path'])}<br><code>{bundle['sha256']}</code>",
         "Data": f"{escape(str(arguments['data']))}, fold {validation.fold}, {len(validation.indices):,} patches "
         f"({escape(tissues)})<br><code>{validation.data_sha256}</code> (images and truth)",
         "Versions": escape(

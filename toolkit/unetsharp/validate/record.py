@@ -78,7 +78,7 @@ def record_of(validation: Validation, circumstances: Mapping[str, Any]) -> dict[
 def circumstances_of(
     root: Path, reference: Path, arguments: Mapping[str, Any], started: str, finished: str
 ) -> dict[str, Any]:
-    """Command, times, versions, machine, and the files by hash: a bundle ``root``'s is its manifest's."""
+    """Command, times, versions, machine, and the files by hash: a bundle folder's is its manifest's."""
     return {
         "command": shlex.join(["unetsharp", *sys.argv[1:]]),
         "arguments": dict(arguments),
@@ -91,7 +91,7 @@ def circumstances_of(
         "cores": _number(os.cpu_count() or 1, "cores"),
         "files": {
             "reference": {"path": str(reference), "sha256": sha256_of(reference)},
-            "bundle": {"path": str(root), "manifest_sha256": sha256_of(root / MANIFEST)},
+            "bundle": {"path": str(root), "sha256": sha256_of(root / MANIFEST if root.is_dir() else root)},
         },
     }
 
