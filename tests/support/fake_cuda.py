@@ -186,7 +186,7 @@ def driver_of(gpu: Gpu) -> SimpleNamespace:
         Stream=lambda flags: Stream(gpu, flags),
         Event=Event,
         mem_alloc=lambda size: Allocation(gpu, size),
-        pagelocked_empty=lambda size, kind: np.asarray(Pinned(gpu, size)),
+        pagelocked_empty=lambda shape, kind: np.asarray(Pinned(gpu, *shape)),
         mem_get_info=lambda: (gpu.total - gpu.used, gpu.total),
         memcpy_htod_async=to_device,
         memcpy_dtoh_async=to_host,

@@ -24,7 +24,7 @@ class Memory:
 
     def pinned(self, size: int) -> npt.NDArray[np.uint8]:
         """``size`` new bytes of the host, zero and page-locked: the GPU copies to and from them by itself."""
-        array: npt.NDArray[np.uint8] = self._cuda.pagelocked_empty(max(1, size), np.uint8)
+        array: npt.NDArray[np.uint8] = self._cuda.pagelocked_empty((max(1, size),), np.uint8)
         self._held.append(array.base)
         array[:] = 0
         return array
