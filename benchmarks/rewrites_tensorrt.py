@@ -37,6 +37,7 @@ def sets() -> dict[str, tuple[str, ...]]:
         tuple(head if name == "head-low-resolution" else name for name in PORTABLE)
         for head in ("tailless-head-56", "head-resized")
     )
+    groups = ("groups-of-32", "groups-of-64", "groups-of-128")
     alone = ("aspp-centre-taps", "head-low-resolution", "fold-batchnorm-forward", "merge-gates", "tailless-head-56")
     return {
         "plain": (),
@@ -44,7 +45,7 @@ def sets() -> dict[str, tuple[str, ...]]:
         "head-resized": resized,
         "tail-less": tail_less,
         "tail-less-deep": tuple(n for name in tail_less for n in (name, *("deep-low-resolution",) * ("56" in name))),
-        "tail-less-gates": (*tail_less, "merge-gates"),
+        **{f"tail-less-{name}": (*tail_less, name) for name in ("merge-gates", "chain-pools", *groups)},
         **{f"only-{name}": (name,) for name in alone},
     }
 

@@ -9,6 +9,7 @@ from unetsharp_engines.rewrites.channels import drop_constant_channels
 from unetsharp_engines.rewrites.dilation import drop_taps_in_padding
 from unetsharp_engines.rewrites.gates import merge_gates
 from unetsharp_engines.rewrites.graph import Graph
+from unetsharp_engines.rewrites.groups import widen_groups
 from unetsharp_engines.rewrites.low_resolution import (
     deep_at_low_resolution,
     head_at_low_resolution,
@@ -17,6 +18,7 @@ from unetsharp_engines.rewrites.low_resolution import (
 )
 from unetsharp_engines.rewrites.mish import spell_mish_by_exp
 from unetsharp_engines.rewrites.outcome import Outcome
+from unetsharp_engines.rewrites.pools import chain_pools
 
 __all__ = ["DEFAULT", "PASSES", "PORTABLE", "TAIL_LESS"]
 
@@ -31,7 +33,11 @@ PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
         "tailless-head-56": partial(tailless_head, multiple=8),
         "deep-low-resolution": deep_at_low_resolution,
         "fold-batchnorm-forward": fold_into_consumers,
+        "chain-pools": chain_pools,
         "merge-gates": merge_gates,
+        "groups-of-32": partial(widen_groups, channels=32),
+        "groups-of-64": partial(widen_groups, channels=64),
+        "groups-of-128": partial(widen_groups, channels=128),
         "mish-by-exp": spell_mish_by_exp,
     }
 )
