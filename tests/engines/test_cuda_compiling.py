@@ -46,6 +46,14 @@ def test_compiles_again_what_changed(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert len(list(cache.glob("*.cubin"))) == 2
 
 
+def test_needs_no_cache_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "no folder"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    monkeypatch.setattr("unetsharp_engines.cuda.compiling._compile", lambda *_: (b"code", "log"))
+    assert compile_kernels("sm_90").cubin == b"code"
+
+
 def test_says_which_architectures_nvrtc_lacks(cache: Path) -> None:
     with pytest.raises(MissingCapabilityError, match="does not compile for sm_20"):
         compile_kernels("sm_20")

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -61,14 +62,19 @@ def compile_kernels(arch: str) -> Compiled:
     options = (f"--gpu-architecture={arch}", *_OPTIONS)
     known = cache_folder() / f"kernels-{arch}-{_digest(options, nvrtc)}"
     cubin, log = known.with_suffix(".cubin"), known.with_suffix(".log")
-    if not (cubin.exists() and log.exists()):
+    if cubin.exists() and log.exists():
+        code, said = cubin.read_bytes(), log.read_text("utf-8")
+    else:
         code, said = _compile(nvrtc, arch, options)
-        with replacing(cubin) as temporary:
-            temporary.write_bytes(code)
-        with replacing(log) as temporary:
-            temporary.write_text(said, "utf-8")
-    said = log.read_text("utf-8")
-    return Compiled(architecture=arch, cubin=cubin.read_bytes(), kernels=_facts(said), warnings=_warnings(said))
+        _keep(cubin, code)
+        _keep(log, said.encode())
+    return Compiled(architecture=arch, cubin=code, kernels=_facts(said), warnings=_warnings(said))
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a cache entry; where the cache cannot be written, compiling again next time is all it costs."""
+    with suppress(OSError), replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def sources() -> dict[str, str]:
