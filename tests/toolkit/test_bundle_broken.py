@@ -280,6 +280,8 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "seconds a text": (edit("engines", 0, "seconds", to="1"), "seconds '1'"),
     "GPU a number": (edit("engines", 0, "gpu", to=90), "gpu 90"),
     "compatible a text": (edit("engines", 0, "version_compatible", to="yes"), "version_compatible 'yes'"),
+    "layers of an engine a text": (edit("engines", 0, "layers", to="all"), "layers 'all'"),
+    "layers of an engine of unknown precision": (edit("engines", 0, "layers", to={"a": "fp8"}), "unknown precision"),
     "signature odd": (edit("engines", 0, "signature", to="trust me"), "signature 'trust me'"),
     # forged so that it would fit
     "signature of nobody": (edit("engines", 0, "signature", to="0" * 64), "not built by you here"),

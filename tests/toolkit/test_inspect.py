@@ -135,7 +135,8 @@ def test_all_that_a_bundle_says_of_itself(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(machine, "gpus", lambda: ())
     text = " ".join(shown(look_at(quantized(tmp_path / name).root)).split())
     for part in (
-        "int8: 9 layers in int8, 1 layers in fp32 (fp32: head)",
+        "precision int8",
+        "layers 9 in int8, 1 in fp32 (fp32: head)",
         "minmax over 128 images, SHA-256 abababababab…",
         "foreground Dice 0.8000 → 0.7960, 99.12% of pixels keep their class, on 64 other images",
         "image: RGB × 0.0039216 → logits",

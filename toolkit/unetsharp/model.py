@@ -58,12 +58,13 @@ class Model:
         self.close()
 
 
-def load(model: str | Path | None = None, *, runtime: str = "auto") -> Model:
-    """Load a bundle folder, an ONNX file or weights; without ``model`` the edge-sized network that ships.
+def load(model: str | Path | None = None, *, runtime: str = "auto", trust: bool = False) -> Model:
+    """Load a bundle, an ONNX file or weights; without ``model`` the edge-sized network that ships.
 
-    ``runtime`` is ``auto``, ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx`` or ``torch``. Raises InputError for a file
-    that is none of these, MissingCapabilityError for a runtime that this machine lacks.
+    ``runtime`` is ``auto``, ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx`` or ``torch``. An engine is code: ``trust``
+    says that a bundle's may run though others built it. Raises InputError for a file that is none of these,
+    MissingCapabilityError for a runtime that this machine lacks.
     """
     from unetsharp.runtimes import open_runtime
 
-    return Model(open_runtime(None if model is None else Path(model), runtime))
+    return Model(open_runtime(None if model is None else Path(model), runtime, trust=trust))

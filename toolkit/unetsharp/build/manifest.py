@@ -83,6 +83,8 @@ class EngineEntry:
     """Whether it carries the host code with which later TensorRT versions run it."""
     ampere_plus: bool = False
     """Whether it runs on every GPU from sm80 on (TensorRT's hardware compatibility level AMPERE_PLUS)."""
+    layers: dict[str, str] = field(default_factory=dict)
+    """Precision of each layer of what it was built from, by name, where it is mixed; empty where it is not."""
     signature: str = ""
     """Of whom built it: see `unetsharp.build.trust`. Empty where no key could be kept."""
 
@@ -99,6 +101,7 @@ class EngineEntry:
             _require(type(getattr(self, name)) is bool, f"{name} {getattr(self, name)!r}")
         _require(_is_number(self.seconds) and self.seconds >= 0, f"seconds {self.seconds!r}")
         _require(isinstance(self.options, dict), f"options {self.options!r}")
+        _check_layers(self.layers)
         _check_targets(self.targets)
         _check_profile(self.profile)
 
@@ -135,8 +138,7 @@ class Manifest:
         """Raise ValueError unless the fields are what they should be."""
         _require(isinstance(self.tool_version, str), f"tool_version {self.tool_version!r}")
         _require(self.precision in PRECISIONS, f"precision {self.precision!r}")
-        _require(isinstance(self.layers, dict), f"layers {self.layers!r}")
-        _require(all(value in PRECISIONS for value in self.layers.values()), "layers of an unknown precision")
+        _check_layers(self.layers)
         _require(self.quantization is None or isinstance(self.quantization, dict), "quantization is no object")
         _check_same("contract", self.contract, contract_facts())
         _check_same("stain_target", self.stain_target, stain_target_facts())
@@ -212,6 +214,11 @@ def _check_profile(profile: dict[str, tuple[int, ...]]) -> None:
         _require(len(shape) == 4 and all(type(n) is int and n > 0 for n in shape), f"a profile with shape {shape!r}")
     ordered = all(a <= b <= c for a, b, c in zip(*shapes, strict=True))
     _require(ordered and {shape[1] for shape in shapes} == {3}, f"a profile of {shapes!r}")
+
+
+def _check_layers(layers: dict[str, str]) -> None:
+    _require(isinstance(layers, dict), f"layers {layers!r}")
+    _require(all(precision in PRECISIONS for precision in layers.values()), "layers of an unknown precision")
 
 
 def _check_same(name: str, seen: object, wanted: dict[str, Any]) -> None:

@@ -5,17 +5,20 @@ from typing import Annotated
 
 import typer
 
+from unetsharp.cli.bundle_options import Rebuild, Trust
 from unetsharp.cli.output import Output
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Weights (.safetensors), an ONNX or a bundle folder.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Weights (.safetensors), an ONNX or a bundle.")],
     *,
     data: Annotated[Path, typer.Option(metavar="DIR", help="PanNuke, as it was downloaded and unpacked.")],
     fold: Annotated[str, typer.Option(metavar="K", help="Fold to judge on; 1+2 takes two. The paper's is 3.")],
     runtime: Annotated[
         str, typer.Option(metavar="R", help="auto, or the runtime to use: tensorrt, tensorrt-rtx, onnxruntime, torch.")
     ] = "auto",
+    trust: Trust = False,
+    rebuild: Rebuild = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Also write JSON, Markdown and pictures here.")
     ] = None,
@@ -44,7 +47,7 @@ def evaluate(
     from unetsharp.runtimes import open_runtime
 
     started = now()
-    with open_runtime(model, runtime, output=output) as network:
+    with open_runtime(model, runtime, trust=trust, rebuild=rebuild, output=output) as network:
         with output.progress("Evaluating", total=sum(map(len, folds)), unit="patches") as advance:
             evaluation = judge(network, folds, advance)
         record = {

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unetsharp.cli.bundle_options import Rebuild, Trust
 from unetsharp.cli.output import Output
 from unetsharp_engines.errors import InputError
 
@@ -36,6 +37,8 @@ def infer(
     runtime: Annotated[
         str, typer.Option(metavar="NAME", help="auto, tensorrt, tensorrt-rtx, onnxruntime or torch.")
     ] = "auto",
+    trust: Trust = False,
+    rebuild: Rebuild = False,
     stain: Annotated[
         str,
         typer.Option(
@@ -97,10 +100,10 @@ def infer(
     settings = Settings(stain=StainSetting.parse(stain), overlap=overlap, batch=batch)
     arguments = {
         "inputs": [str(path) for path in inputs], "model": None if model is None else str(model), "out": str(out),
-        "runtime": runtime, "stain": stain, "mpp": mpp, "overlap": overlap, "batch": batch, "formats": formats,
-        "resume": resume,
+        "runtime": runtime, "trust": trust, "rebuild": rebuild, "stain": stain, "mpp": mpp, "overlap": overlap,
+        "batch": batch, "formats": formats, "resume": resume,
     }  # fmt: skip
-    with open_runtime(model, runtime, output=output) as opened:
+    with open_runtime(model, runtime, trust=trust, rebuild=rebuild, output=output) as opened:
         run = Run(
             opened,
             settings,

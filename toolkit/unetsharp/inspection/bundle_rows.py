@@ -33,18 +33,20 @@ def _numbers(manifest: Mapping[str, Any]) -> Iterator[_Row]:
     )
     told = (f"{name} ({', '.join(f'{value:g}' for value in column)}) up to {most:g}" for name, column, most in stains)
     yield "stain target", f"white {target['white']:g}, {', '.join(told)}"
-    yield "precision", manifest["precision"] if not manifest["layers"] else _layers(manifest)
+    yield "precision", manifest["precision"]
+    if manifest["layers"]:
+        yield "layers", _layers(manifest["layers"])
     if manifest["quantization"] is not None:
         yield from _quantization(manifest["quantization"])
 
 
-def _layers(manifest: Mapping[str, Any]) -> str:
+def _layers(layers: Mapping[str, str]) -> str:
     """How many layers have which precision, and the names of those that have not the most common one."""
-    (common, _), *others = (counts := Counter(manifest["layers"].values())).most_common()
-    names = [name for name, precision in manifest["layers"].items() if precision != common]
+    (common, _), *others = (counts := Counter(layers.values())).most_common()
+    names = [name for name, precision in layers.items() if precision != common]
     told = ", ".join(names[:_MOST_LAYERS]) + (", … (all with --json)" if len(names) > _MOST_LAYERS else "")
-    numbers = ", ".join(f"{count} layers in {precision}" for precision, count in counts.most_common())
-    return f"{manifest['precision']}: {numbers} ({' and '.join(name for name, _ in others)}: {told})"
+    numbers = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
+    return f"{numbers} ({' and '.join(name for name, _ in others)}: {told})" if names else numbers
 
 
 def _quantization(record: Mapping[str, Any]) -> Iterator[_Row]:
@@ -67,6 +69,8 @@ def _engine(engine: Mapping[str, Any], seen: Mapping[str, Any], precision: str) 
     yield "engine", f"{_entry(engine['file'])}, {precision}"
     yield "  made by", f"{engine['runtime']} {engine['version']}{cuda}{gpu}, in {engine['seconds']} s"
     yield "  runs on", f"{', '.join(engine['targets'])}{newer}; {engine['version']}{later}; {engine['platform']}"
+    if engine["layers"]:
+        yield "  layers", _layers(engine["layers"])
     yield "  inputs", " … ".join("×".join(str(n) for n in shape) for shape in engine["profile"].values())
     yield "  options", ", ".join(f"{k} {v}" for k, v in engine["options"].items()) or "the builder's own"
     yield "  trust", "built by you" if seen["trusted"] else "foreign: not built by you here, so it wants --trust"

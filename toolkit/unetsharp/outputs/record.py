@@ -42,7 +42,7 @@ def about_system(runtime: Runtime) -> dict[str, Any]:
 def about_model(info: ModelInfo, path: Path | None) -> dict[str, Any]:
     """The network: its name, its file (None: the one that ships) and that file's hash, what it was never taught.
 
-    A bundle's hash is its manifest's, which holds those of all its files.
+    The hash of a bundle's folder is its manifest's, which holds those of all its files.
     """
     return {
         "name": info.name,
