@@ -52,6 +52,31 @@ class TestOnTheFake(RuntimeTester):
         return open_engine(self.content)
 
 
+class TestVersions:
+    @pytest.mark.parametrize("version", ["8.6.0", "11.4.0"])
+    def test_each_has_its_own_way_to_a_context(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        gpu = install(Gpu(), monkeypatch, most=MOST, tensorrt_version=version)
+        with open_engine() as runtime:
+            assert runtime.version == version
+            assert runtime.labels(tiles(3), PER_TILE).shape == (3, 64, 64)
+            assert gpu.graphs > 0
+
+    def test_rtx_is_captured_where_it_says_it_can_be(self, gpu: Gpu) -> None:
+        with open_engine(name="tensorrt-rtx", slots=1) as runtime:
+            expected = np.concatenate([runtime.labels(tile[None], PER_TILE) for tile in tiles(2)])
+            assert gpu.graphs == 1
+            gpu.launches = []
+            np.testing.assert_array_equal(runtime.labels(tiles(2), PER_TILE), expected)
+            assert "graph" not in gpu.launches
+            assert list(runtime.stage_seconds(tiles(2), PER_TILE)) == [
+                "copy in",
+                "stain",
+                "network",
+                "finish",
+                "copy out",
+            ]
+
+
 class TestBatches:
     @given(st.integers(1, 64), st.integers(0, 64), st.integers(1, 500))
     def test_every_tile_is_in_one_batch_of_a_known_size(self, least: int, more: int, count: int) -> None:

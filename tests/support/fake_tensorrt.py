@@ -36,12 +36,13 @@ def logits_of(out: npt.NDArray[np.float32], *, tailless: bool) -> npt.NDArray[np
     return finish(out, TAIL) if tailless else out
 
 
-def install(gpu: Gpu, patch: pytest.MonkeyPatch, *, most: int) -> Gpu:
+def install(gpu: Gpu, patch: pytest.MonkeyPatch, *, most: int, tensorrt_version: str = "11.4.0") -> Gpu:
     """Let the runtime find ``gpu`` and its libraries; engines take up to ``most`` tiles."""
     libraries = {
         "pycuda.driver": driver_of(gpu),
         "cuda.bindings.driver": bindings_of(gpu),
-        "tensorrt": tensorrt_of(gpu, most),
+        "tensorrt": tensorrt_of(gpu, most, tensorrt_version),
+        "tensorrt_rtx": tensorrt_of(gpu, most, "1.7.1"),
     }
     for name, library in libraries.items():
         patch.setitem(sys.modules, name, library)
@@ -61,7 +62,6 @@ class FakeEngine:
         self._output = ("head_taps", TAPS) if self.tailless else ("logits", len(CLASSES))
         self._most = most
         self.num_io_tensors = 2
-        self.device_memory_size_v2 = 1 << 16
 
     def get_tensor_name(self, index: int) -> str:
         return ("image", self._output[0])[index]
@@ -78,9 +78,42 @@ class FakeEngine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(1, 3, 32, 32), (self._most, 3, 256, 256), (self._most, 3, 384, 384)]
 
+
+WORKING_BYTES = 1 << 16
+
+
+class Engine8(FakeEngine):
+    """As TensorRT 8.6 has it."""
+
+    device_memory_size = WORKING_BYTES
+
+    def create_execution_context_without_device_memory(self) -> "FakeContext":
+        return Context8(self._gpu, self)
+
+
+class Engine11(FakeEngine):
+    """As TensorRT 11 has it."""
+
+    device_memory_size_v2 = WORKING_BYTES
+
     def create_execution_context(self, strategy: str) -> "FakeContext":
         assert strategy == "user-managed"
-        return FakeContext(self._gpu, self)
+        return Context11(self._gpu, self)
+
+
+class EngineRtx(FakeEngine):
+    """As TensorRT-RTX has it."""
+
+    device_memory_size_v2 = WORKING_BYTES
+
+    def create_runtime_config(self) -> SimpleNamespace:
+        config = SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="lazy", strategy="static")
+        config.set_execution_context_allocation_strategy = lambda strategy: setattr(config, "strategy", strategy)
+        return config
+
+    def create_execution_context(self, config: SimpleNamespace) -> "FakeContext":
+        assert (config.strategy, config.dynamic_shapes_kernel_specialization_strategy) == ("user-managed", "eager")
+        return ContextRtx(self._gpu, self)
 
 
 class FakeContext:
@@ -94,7 +127,8 @@ class FakeContext:
     def __del__(self) -> None:
         self._gpu.contexts -= 1
 
-    def set_device_memory(self, address: int, size: int) -> None:
+    def give(self, address: int, size: int) -> None:
+        assert size == WORKING_BYTES
         self._gpu.at(address, (size,), np.uint8)[:] = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
@@ -123,8 +157,23 @@ class FakeContext:
         out[...] = network(self._gpu.at(self._at["image"], self._shape, kind), tailless=self._engine.tailless)
 
 
-def tensorrt_of(gpu: Gpu, most: int) -> SimpleNamespace:
-    """What ``tensorrt`` is, for ``gpu``: it loads what `FakeEngine` says, and refuses ``b"for another GPU"``."""
+class Context8(FakeContext):
+    device_memory = property(None, lambda self, address: self.give(address, WORKING_BYTES))
+
+
+class Context11(FakeContext):
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.give(address, size)
+
+
+class ContextRtx(Context11):
+    def is_stream_capturable(self, handle: int) -> bool:
+        return handle in self._gpu.streams and self._shape[0] != 2  # what it says of two tiles
+
+
+def tensorrt_of(gpu: Gpu, most: int, version: str) -> SimpleNamespace:
+    """TensorRT's module for ``gpu``: it loads what `FakeEngine` says, and refuses ``b"for another GPU"``."""
+    engine = {"8.6.0": Engine8, "11.4.0": Engine11, "1.7.1": EngineRtx}[version]
 
     class Log:
         Severity = SimpleNamespace(ERROR="error", INTERNAL_ERROR="internal error")
@@ -141,16 +190,20 @@ def tensorrt_of(gpu: Gpu, most: int) -> SimpleNamespace:
             if content == b"for another GPU":
                 self._log.log("error", "The engine plan file is generated on an\n incompatible device")
                 return None
-            return FakeEngine(gpu, content, most)
+            return engine(gpu, content, most)
 
-    return SimpleNamespace(
-        __version__="11.4.0",
+    module = SimpleNamespace(
+        __version__=version,
         ILogger=Log,
         Runtime=Runtime,
         DataType=SimpleNamespace(HALF="half", FLOAT="float"),
         TensorFormat=SimpleNamespace(LINEAR="linear"),
-        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user-managed"),
     )
+    if engine is not Engine8:
+        module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user-managed")
+    if engine is EngineRtx:
+        module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+    return module
 
 
 class FakeKernels:

@@ -2,13 +2,17 @@
 
 What differs between versions is in this file:
 
-================================  =====================  ======================  ==============
-                                  TensorRT 8.6           TensorRT 10             11, RTX
-================================  =====================  ======================  ==============
-Size of the working memory        device_memory_size     both                    …_v2
-Context without working memory    …_without_device_…     strategy USER_MANAGED   the same
-Giving it working memory          device_memory = …      set_device_memory       the same
-================================  =====================  ======================  ==============
+=========================  =======================  ====================  =================
+                           TensorRT 8.6             TensorRT 10, 11       TensorRT-RTX
+=========================  =======================  ====================  =================
+Size of working memory     device_memory_size       the same, or …_v2     …_v2
+Context without it         …_without_device_memory  USER_MANAGED          by runtime config
+Giving it to the context   device_memory = …        set_device_memory     set_device_memory
+Kernels are made           by the builder           by the builder        at a shape's first run
+CUDA graphs                yes                      yes                   if the context says so
+=========================  =======================  ====================  =================
+
+TensorRT 8.6 is run on a GPU; the other columns stand for NVIDIA's documentation of TensorRT 11.4 and TensorRT-RTX 1.7.
 """
 
 import importlib
@@ -111,11 +115,7 @@ class Engine:
         self._runtime = None
 
     def _context(self, working_at: int) -> Any:
-        strategies = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
-        if strategies is None:
-            context = self._engine.create_execution_context_without_device_memory()
-        else:
-            context = self._engine.create_execution_context(strategies.USER_MANAGED)
+        context = self._new_context()
         if context is None:
             raise MissingCapabilityError(f"{self._source}: TensorRT cannot set it up here ({self._log.reason})")
         if hasattr(context, "set_device_memory"):
@@ -123,6 +123,20 @@ class Engine:
         else:
             context.device_memory = working_at
         return context
+
+    def _new_context(self) -> Any:
+        """A context that waits for its working memory."""
+        strategies = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
+        if strategies is None:
+            return self._engine.create_execution_context_without_device_memory()
+        specialization = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if specialization is None:
+            return self._engine.create_execution_context(strategies.USER_MANAGED)
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategies.USER_MANAGED)
+        # Made at once, not in the background: a graph keeps the kernels that it was captured with.
+        config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
+        return self._engine.create_execution_context(config)
 
     def _tensors(self) -> tuple[Tensor, Tensor]:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -164,6 +178,11 @@ class Execution:
         """Put one run on ``stream``, a ``pycuda.driver.Stream``."""
         if not self._context.execute_async_v3(stream.handle):
             raise RuntimeError(f"TensorRT did not run the engine: {self._log.reason}")
+
+    def is_capturable(self, stream: Any) -> bool:
+        """Whether a graph may hold it; TensorRT-RTX cannot always, the others can."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(stream.handle))
 
     def close(self) -> None:
         """Free it. Nothing of it may still run."""

@@ -107,7 +107,7 @@ class Slot:
         self._collect_pending()
         self._fill(tiles_NHWC, stain)
         self._launch(job)
-        return {name: self._seconds((job, name), enqueue) for name, enqueue in self._stages(job).items()}
+        return {name: self._seconds(job, name, enqueue) for name, enqueue in self._stages(job).items()}
 
     def close(self) -> None:
         """Wait for what runs, then free everything."""
@@ -149,7 +149,7 @@ class Slot:
         into[...] = host[: into.nbytes].view(into.dtype).reshape(into.shape)
 
     def _launch(self, job: Job) -> None:
-        if not self._is_captured:
+        if not self._is_capturable(job):
             self._enqueue(job)
             return
         if job not in self._graphs:
@@ -157,6 +157,9 @@ class Slot:
             self._stream.synchronize()
             self._graphs[job] = Graph(self._stream, lambda: self._enqueue(job))
         self._graphs[job].launch()
+
+    def _is_capturable(self, job: Job) -> bool:
+        return self._is_captured and self._execution(job).is_capturable(self._stream)
 
     def _enqueue(self, job: Job) -> None:
         for enqueue in self._stages(job).values():
@@ -240,13 +243,15 @@ class Slot:
             self._results[wanted] = _Result(address, host)
         return self._results[wanted]
 
-    def _seconds(self, key: object, enqueue: Callable[[], None]) -> float:
-        if key not in self._graphs:
-            self._graphs[key] = Graph(self._stream, enqueue)
+    def _seconds(self, job: Job, name: str, enqueue: Callable[[], None]) -> float:
+        run, key = enqueue, (job, name)
+        if self._is_capturable(job):
+            self._graphs[key] = self._graphs.get(key) or Graph(self._stream, enqueue)
+            run = self._graphs[key].launch
         before, after = self._cuda.Event(), self._cuda.Event()
         before.record(self._stream)
         for _ in range(_REPEATS):
-            self._graphs[key].launch()
+            run()
         after.record(self._stream)
         after.synchronize()
         return float(before.time_till(after)) / 1e3 / _REPEATS
