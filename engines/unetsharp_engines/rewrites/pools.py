@@ -16,12 +16,13 @@ def chain_pools(graph: Graph) -> Outcome:
     that the larger one divides.
     """
     shapes = graph.shapes()
-    pools = [node for node in graph.nodes if (side := _side(node)) and _divides(shapes.get(node.input[0], ()), side)]
+    pools = [(node, side, node.input[0]) for node in graph.nodes if (side := _side(node))]
+    even = [pool for pool in pools if _divides(shapes.get(pool[2], ()), pool[1])]
     sites = []
-    for node in pools:
-        smaller = [p for p in pools if p.input[0] == node.input[0] and _goes_into(_side(p), _side(node))]
+    for node, side, source in even:
+        smaller = [(k, p.output[0]) for p, k, of in even if of == source and k < side and side % k == 0]
         if smaller:
-            _chain(node, max(smaller, key=_side))
+            _pool(node, *max(smaller))
             sites.append(name_of(node))
     return Outcome(sites=tuple(sites), note="" if sites else "no map is max-pooled at several scales")
 
@@ -45,14 +46,10 @@ def _divides(shape: Shape, side: int) -> bool:
     return len(shape) == 4 and all(length is not None and length % side == 0 for length in shape[2:])
 
 
-def _goes_into(smaller: int, larger: int) -> bool:
-    return smaller < larger and larger % smaller == 0
-
-
-def _chain(node: NodeProto, before: NodeProto) -> None:
-    """Let ``node`` pool what ``before`` has pooled."""
-    side = _side(node) // _side(before)
-    node.input[0] = before.output[0]
+def _pool(node: NodeProto, side: int, value: str) -> None:
+    """Let ``node`` pool ``value``, which is pooled by ``side`` already."""
+    rest = _side(node) // side
+    node.input[0] = value
     kept = [a for a in node.attribute if a.name not in {"kernel_shape", "strides"}]
     del node.attribute[:]
-    node.attribute.extend([*kept, *(helper.make_attribute(n, [side, side]) for n in ("kernel_shape", "strides"))])
+    node.attribute.extend([*kept, *(helper.make_attribute(n, [rest, rest]) for n in ("kernel_shape", "strides"))])

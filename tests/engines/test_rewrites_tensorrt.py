@@ -1,0 +1,75 @@
+"""Rewrites that only change how a runtime likes the work: wider groups, chained pools, taps upsampled."""
+
+import numpy as np
+import onnx
+import pytest
+
+from support.rewriting import BILINEAR, CONV3, RNG, abstains, acts, model, node, ops
+from unetsharp_engines.rewrites import rewrite
+from unetsharp_engines.rewrites.graph import Graph, attributes
+
+
+def grouped(group: int, inputs: int, outputs: int) -> onnx.ModelProto:
+    weights = {"w": RNG.normal(size=(outputs, inputs // group, 3, 3)), "b": RNG.normal(size=outputs)}
+    conv = node("Conv", "image w b", "o", group=group, strides=[2, 2], **CONV3)
+    return model([conv], weights, (inputs, 6, 7))
+
+
+@pytest.mark.parametrize(
+    ("group", "inputs", "outputs", "left"), [(32, 128, 128, 4), (32, 128, 64, 4), (16, 16, 32, 1), (4, 64, 64, 2)]
+)
+def test_groups_are_widened_to_32_channels(group: int, inputs: int, outputs: int, left: int) -> None:
+    after = acts(grouped(group, inputs, outputs), "groups-of-32")
+    (conv,) = after.graph.node
+    assert attributes(conv)["group"] == left
+    assert Graph(after).constants[conv.input[1]].shape == (outputs, inputs // left, 3, 3)
+
+
+def test_wide_groups_and_plain_convolutions_stay() -> None:
+    abstains(grouped(2, 64, 8), "groups-of-32", "fewer than 32 channels")
+    abstains(grouped(1, 4, 8), "groups-of-32", "fewer than 32 channels")
+    abstains(grouped(3, 48, 12), "groups-of-32", "fewer than 32 channels")  # three do not make twos
+
+
+def pooled(*sides: int, height: int = 16, **changes: object) -> onnx.ModelProto:
+    """Means of one map's pools by ``sides``, added up."""
+    nodes = []
+    for s in sides:
+        given = {"kernel_shape": [s, s], "strides": [s, s], "ceil_mode": 1, **changes}
+        nodes += [node("MaxPool", "image", f"pool{s}", **given), node("GlobalAveragePool", f"pool{s}", f"mean{s}")]
+    return model([*nodes, node("Sum", " ".join(f"mean{s}" for s in sides), "o")], {}, (3, height, 32))
+
+
+def test_pools_by_2_4_and_8_read_one_another() -> None:
+    after = acts(pooled(2, 4, 8), "chain-pools")
+    pools = {n.output[0]: n for n in after.graph.node if n.op_type == "MaxPool"}
+    assert [pools[f"pool{s}"].input[0] for s in (2, 4, 8)] == ["image", "pool2", "pool4"]
+    assert {tuple(attributes(n)["kernel_shape"]) for n in pools.values()} == {(2, 2)}
+    assert all(attributes(n)["ceil_mode"] == 1 for n in pools.values())
+
+
+def test_pools_of_pixels_that_do_not_come_out_even_stay() -> None:
+    abstains(pooled(2, 4, height=18, ceil_mode=0), "chain-pools", "several scales")
+    abstains(pooled(2, 3, height=24), "chain-pools", "several scales")
+    abstains(pooled(4), "chain-pools", "several scales")
+
+
+def test_head_by_resized_taps_has_one_narrow_convolution() -> None:
+    weights = {
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "w": RNG.normal(size=(3, 9, 3, 3)),
+        "b": RNG.normal(size=3),
+    }
+    up = node("Resize", "image - scales", "up", **BILINEAR)
+    after = acts(model([up, node("Conv", "up w b", "o", **CONV3)], weights, (9, 5, 6)), "head-resized")
+    assert ops(after) == ["Conv", "Resize", "Conv"]
+    placed = Graph(after).constants[after.graph.node[2].input[1]]
+    assert placed.shape == (3, 32, 3, 3)
+    assert placed.sum() == 27
+    assert set(np.unique(placed)) == {0, 1}
+
+
+def test_costs_of_wider_groups_are_told() -> None:
+    _, report = rewrite(grouped(32, 128, 128), ["groups-of-32"])
+    assert report.after.macs == 8 * report.before.macs
+    assert report.passes[0].macs_saved < 0
