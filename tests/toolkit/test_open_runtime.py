@@ -1,6 +1,8 @@
 """open_runtime: each form of model with each runtime's name is used, or refused with what to do."""
 
 import dataclasses
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from support.bundles import engine_entry, manifest_of
 from support.fake_cuda import Gpu as FakeGpu
@@ -24,6 +27,7 @@ from unetsharp_engines.cuda import device
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.stain import IDENTITY, StainPlan
 
+PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
 QUIET = Output(verbosity=Verbosity.QUIET)
 TILES = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 PLAIN = StainPlan(IDENTITY)
@@ -120,6 +124,29 @@ def test_an_engine_asked_for_by_name_is_refused_not_replaced(
     monkeypatch.setattr(machine, "gpus", lambda: ())
     with pytest.raises(MissingCapabilityError, match="--runtime tensorrt-rtx: engines run on an NVIDIA GPU, and"):
         open_runtime(engine_bundle, "tensorrt-rtx")
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_the_installed_command_says_what_is_missing_and_exits_3(tmp_path: Path, onnx: Path, name: str) -> None:
+    magic = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}[name]
+    entry = engine_entry(magic, runtime=name)
+    model = file_entry("model.onnx", onnx.read_bytes())
+    manifest = dataclasses.replace(manifest_of(signed(entry, model.sha256, QUIET)), onnx=model)
+    bundle = write_bundle(tmp_path / "b", manifest, {"model.onnx": onnx.read_bytes(), entry.file.path: magic}).root
+    Image.fromarray(TILES[0]).save(tmp_path / "tile.png")
+    done = subprocess.run(
+        [PROGRAM, "infer", tmp_path / "tile.png", "-m", bundle, "--runtime", name, "-o", tmp_path / "out"],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"error: --runtime {name}: engines run on an NVIDIA GPU, and this machine's driver shows none"
+    )
 
 
 def test_an_engine_by_itself_is_refused(engine_bundle: Path) -> None:
