@@ -47,7 +47,7 @@ def infer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Infer:
     from unetsharp.cli.app import app
 
     (tmp_path / "net.onnx").write_bytes(b"the file of the fake network")
-    monkeypatch.setattr(unetsharp.runtimes, "open_runtime", lambda _model, _name, *, output: FakeRuntime(INFO))
+    monkeypatch.setattr(unetsharp.runtimes, "open_runtime", lambda _model, _name, **_options: FakeRuntime(INFO))
 
     def run(*arguments: object) -> Result:
         words = ["infer", *map(str, arguments), "-m", str(tmp_path / "net.onnx"), "-o", str(tmp_path / "out")]
@@ -275,7 +275,7 @@ def test_an_interrupted_run_is_recorded_and_resumed(
     for name in "abc":
         a_picture(tmp_path / "in" / f"{name}.png")
     with monkeypatch.context() as patch:
-        patch.setattr(unetsharp.runtimes, "open_runtime", lambda _model, _name, *, output: Interrupted(INFO))
+        patch.setattr(unetsharp.runtimes, "open_runtime", lambda _model, _name, **_options: Interrupted(INFO))
         done = infer(tmp_path / "in", "--formats", "csv")
     assert done.exit_code == 130
     assert "--resume" in done.stderr
