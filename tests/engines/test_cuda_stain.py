@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from support.cuda_emulator import emulated_kernels
 from support.cuda_machine import Machine, machine_called
 from support.real_tiles import dsb_tiles, shared_tiles
 from unetsharp_engines.cuda import reference
@@ -161,6 +162,19 @@ def test_identical_tiles_get_identical_transforms_whatever_is_beside_them(machin
     alone, _ = estimated(machine, tiles[:1])
     among, _ = estimated(machine, tiles[[3, 0, 5, 0]])
     np.testing.assert_array_equal(among[[1, 3]], np.tile(alone, (2, 1)))
+
+
+def test_the_order_of_pixels_does_not_matter(machine: Machine) -> None:
+    """Sums are of whole numbers, so not even their rounding differs."""
+    tile = dsb_tiles()[0].reshape(1, -1, 3)
+    shuffled = np.random.default_rng(5).permutation(tile, axis=1)
+    np.testing.assert_array_equal(estimated(machine, tile)[0], estimated(machine, shuffled)[0])
+
+
+def test_the_number_of_blocks_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = dsb_tiles()[:2]
+    few, many = (Machine(emulated_kernels(monkeypatch, multiprocessors=m)) for m in (1, 100))
+    np.testing.assert_array_equal(estimated(few, tiles)[0], estimated(many, tiles)[0])
 
 
 @pytest.mark.parametrize("pixels", [0, 24, MAX_PIXELS + 16])
