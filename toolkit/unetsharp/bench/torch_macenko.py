@@ -27,6 +27,11 @@ __all__ = ["apply", "estimate"]
 _EXTREME = 0.01
 """Share of values beyond each percentile: α is 1%."""
 
+# Python's own numbers, not NumPy's: the compiler takes them for constants.
+_MIN_ANGLE = float(MIN_STAIN_ANGLE)
+_TARGET_32 = TARGET_STAINS.tolist()
+_TARGET_2 = TARGET_MAX_CONCENTRATIONS.tolist()
+
 
 def apply(tiles_NHWC: "Tensor", matrix_N33: "Tensor", offset_N3: "Tensor") -> "Tensor":
     """Normalized levels over 255, float32 [N, 3, H, W], of uint8 tiles; one transform a tile, or N = 1 for all."""
@@ -56,11 +61,11 @@ def estimate(tiles_NHWC: "Tensor", fallback_33: "Tensor", fallback_3: "Tensor") 
     found_N = (
         (count_N >= MIN_TISSUE_FRACTION * tissue_NP.shape[1])
         & spans_a_plane_N
-        & (_angle(stains_N32) >= MIN_STAIN_ANGLE)
+        & (_angle(stains_N32) >= _MIN_ANGLE)
         & (maxima_N2.amin(dim=1) >= MIN_MAX_CONCENTRATION)
     )
-    target_32 = torch.from_numpy(TARGET_STAINS.copy()).to(tiles_NHWC.device)
-    target_2 = torch.from_numpy(TARGET_MAX_CONCENTRATIONS.copy()).to(tiles_NHWC.device)
+    target_32 = torch.tensor(_TARGET_32, dtype=torch.float64, device=tiles_NHWC.device)
+    target_2 = torch.tensor(_TARGET_2, dtype=torch.float64, device=tiles_NHWC.device)
     matrix_N33 = (target_32 * (target_2 / maxima_N2)[:, None]) @ unmix_N23
     offset_N3 = math.log2(WHITE) * (1.0 - matrix_N33.sum(dim=2)) + math.log2(1.0 + 2.0**-18)
     return (
