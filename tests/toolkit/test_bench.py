@@ -25,7 +25,7 @@ from unetsharp.bench.tiles import real_tiles, write_pictures
 from unetsharp.cli.app import app
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.cuda import device
-from unetsharp_engines.errors import InputError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.runtimes.fake import FakeRuntime
 from unetsharp_engines.stain import IDENTITY, StainPlan
 
@@ -233,6 +233,21 @@ class TestCommand:
         result = CliRunner().invoke(app, ["bench", str(model), "--batch", "1", "--out", str(tmp_path / "file" / "x")])
         assert result.exit_code == 2
         assert "cannot be written" in result.stderr
+
+    def test_the_stain_step_beside_torchstain(self, quick: None, tmp_path: Path) -> None:
+        pytest.importorskip("torchstain", reason="torchstain is not installed: pip install 'unetsharp[train]'")
+        settings = BenchSettings(models=(save_tiny_onnx(tmp_path / "m.onnx"),), against=("torchstain",), batches=(2,))
+        record = bench(settings, QUIET)
+        assert len(record["contestants"]) == 1
+        seconds = record["stain_step_s"]
+        assert list(seconds)[:2] == ["m.onnx on onnxruntime", "torchstain, cpu"]
+        assert all(1e-5 < value < 10 for value in seconds.values())
+
+    def test_without_torchstain_it_says_so(self, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "torchstain.torch.normalizers.macenko", None)
+        settings = BenchSettings(models=(save_tiny_onnx(tmp_path / "m.onnx"),), against=("torchstain",), batches=(1,))
+        with pytest.raises(MissingCapabilityError, match=r"pip install 'unetsharp\[train\]'"):
+            bench(settings, QUIET)
 
     @pytest.mark.slow
     def test_the_torch_peer_runs_what_ships(self, quick: None) -> None:

@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unetsharp.bench import torchstain
 from unetsharp.bench.torch_chain import MODES, TorchChain
 from unetsharp.build.bundle import open_bundle
 from unetsharp.model_files import ModelKind, kind_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PEERS", "Contestant", "peers_of", "subjects"]
 
 PEERS = (*MODES, "onnxruntime")
-"""What ``--against`` takes."""
+"""What ``--against`` takes, beside `torchstain.NAME`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def peers_of(
     """
     unknown = [name for name in names if name not in PEERS]
     if unknown:
-        raise InputError(f"--against {unknown[0]}: wanted some of {', '.join(PEERS)}")
+        raise InputError(f"--against {unknown[0]}: wanted some of {', '.join((*PEERS, torchstain.NAME))}")
     return [_peer(name, subject, model, batches, weights, closing) for name in names]
 
 

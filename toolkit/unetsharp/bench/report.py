@@ -33,7 +33,13 @@ def tables(record: Mapping[str, Any]) -> "RenderableType":
     parts += ["", Text("One tile alone", "bold"), _latencies(entries)]
     for entry in apart:
         parts += ["", Text(f"{entry['name']}: milliseconds a batch by stage", "bold"), _stages(entry)]
-        parts += [Text(line, no_wrap=False) for line in _lines(entry)]
+        parts += [Text(line) for line in _lines(entry)]
+    if record["stain_step_s"]:
+        parts += [
+            "",
+            Text("Stain estimation and normalization of one tile", "bold"),
+            _stain_step(record["stain_step_s"]),
+        ]
     return Group(*parts)
 
 
@@ -97,6 +103,13 @@ def _stages(entry: _Entry) -> "Table":
     for batch, seconds in stages.items():
         numbers = (*(seconds[name] for name in names), sum(seconds.values()))
         table.add_row("", batch, *(f"{1e3 * value:.3f}" for value in numbers))
+    return table
+
+
+def _stain_step(seconds: Mapping[str, float]) -> "Table":
+    table = _table("", "ms")
+    for name, value in seconds.items():
+        table.add_row(name, f"{1e3 * value:.3f}")
     return table
 
 

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetsharp.bench import measure
+import numpy as np
+
+from unetsharp.bench import measure, torchstain
 from unetsharp.bench.contestants import Contestant, peers_of, subjects
 from unetsharp.bench.energy import metered
 from unetsharp.bench.roofline import cost_of, peak_of, shares
 from unetsharp.bench.tiles import real_tiles, write_pictures
 from unetsharp.outputs.record import about_model, about_system, now
 from unetsharp_engines.errors import InputError
-from unetsharp_engines.stain import IDENTITY, StainPlan
+from unetsharp_engines.stain import IDENTITY, StainPlan, StainStatus, estimate
 
 if TYPE_CHECKING:
     from unetsharp.cli.output import Output
 
 __all__ = ["BenchSettings", "bench", "parse_batches"]
 
+_PER_TILE = StainPlan(IDENTITY, per_tile=True)
 FILES = 64
 """Pictures read in the measurement from files, or one batch of them if that is more."""
 
@@ -33,7 +36,7 @@ class BenchSettings:
     """Bundles, ONNX or weights; none is the edge-sized network that ships."""
     runtime: str = "auto"
     against: tuple[str, ...] = ()
-    """Peers (`contestants.PEERS`) of the first model."""
+    """Peers (`contestants.PEERS`) of the first model, and ``torchstain`` of its stain step."""
     batches: tuple[int, ...] = (1, 8)
     weights: Path | None = None
     """What PyTorch peers run, where it is not what ships."""
@@ -69,10 +72,9 @@ def bench(settings: BenchSettings, output: "Output") -> dict[str, Any]:
             closing=closing,
         )
         first = settings.models[0] if settings.models else None
-        peers = peers_of(
-            networks[0], first, settings.against, settings.batches, weights=settings.weights, closing=closing
-        )
-        stain = StainPlan(IDENTITY, per_tile=networks[0].runtime.info.stain != "none")
+        names = [name for name in settings.against if name != torchstain.NAME]
+        peers = peers_of(networks[0], first, names, settings.batches, weights=settings.weights, closing=closing)
+        stain = _PER_TILE if networks[0].runtime.info.stain != "none" else StainPlan(IDENTITY)
         rows = _measured([*networks, *peers], len(networks), settings, stain, output)
         return {
             "started": started,
@@ -82,6 +84,7 @@ def bench(settings: BenchSettings, output: "Output") -> dict[str, Any]:
             "model": about_model(networks[0].runtime.info, first),
             "stain": "tile" if stain.per_tile else "none",
             "contestants": rows,
+            "stain_step_s": _stain_step(networks[0], settings) if torchstain.NAME in settings.against else None,
         }
 
 
@@ -149,6 +152,16 @@ def _roofline(contestant: Contestant, onnx: bytes, entry: dict[str, Any]) -> dic
         "peak_from": peak.source,
         "share": shares(fastest, macs, moved, peak),
     }
+
+
+def _stain_step(contestant: Contestant, settings: BenchSettings) -> dict[str, float]:
+    """Seconds a tile of estimation and normalization: the network's runtime, in its largest batch, and torchstain."""
+    batch = min(max(settings.batches), getattr(contestant.runtime, "batch", FILES))
+    tiles = real_tiles(FILES, contestant.runtime.info.tile)
+    sound = np.stack([tile for tile in tiles if estimate(tile).status is StainStatus.OK])
+    seconds = measure.stage_seconds(contestant.runtimes[max(settings.batches)], tiles[:batch], _PER_TILE)
+    peers = torchstain.seconds_per_tile(sound)
+    return {contestant.name: seconds["stain"] / batch, **{f"torchstain, {at}": s for at, s in peers.items()}}
 
 
 def _compare(entries: list[dict[str, Any]]) -> None:
