@@ -1,16 +1,23 @@
 """Bundles of a few bytes, a machine that fits them, and a TensorRT that keeps what it is given to deserialize."""
 
 import dataclasses
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from support.fake_cuda import Gpu as FakeGpu
+from support.fake_tensorrt import install
 from support.tiny_onnx import INFO
-from unetsharp.build.bundle import Bundle, file_entry, open_bundle, write_bundle
-from unetsharp.build.fit import Host, fitting_engine
+from unetsharp import machine
+from unetsharp.build.bundle import Bundle, file_entry, write_bundle
+from unetsharp.build.fit import Host
 from unetsharp.build.manifest import EngineEntry, Manifest
 from unetsharp.build.trust import signed
 from unetsharp.cli.output import Output, Verbosity
+from unetsharp.runtimes import open_runtime
+from unetsharp_engines.errors import InputError
 
 QUIET = Output(verbosity=Verbosity.QUIET)
 ENGINE, ONNX = b"vtrt" + bytes(range(256)) * 8, b"\x08\x09" + b"model" * 100
@@ -58,15 +65,25 @@ def written(root: Path, *engines: EngineEntry, content: bytes = ENGINE) -> Bundl
 
 
 class RecordingTensorRt:
-    """Stands for ``tensorrt_rtx``: `seen` holds every engine that it was given."""
+    """Stands for ``tensorrt_rtx`` on a GPU made of numpy: `seen` holds every engine that it was given, and refused."""
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
-        self.Runtime = lambda _: SimpleNamespace(deserialize_cuda_engine=self.seen.append)
 
-    def load(self, root: Path, *, host: Host = HOST, trust: bool = False) -> None:
-        """Load a bundle the one way there is: opened, the fitting engine chosen, its bytes verified, deserialized."""
-        bundle = open_bundle(root, trust=trust)
-        bundle.read_onnx()
-        content = bundle.read_engine(fitting_engine(bundle, host))
-        self.Runtime(None).deserialize_cuda_engine(content)
+    def load(self, root: Path, name: str = HOST.runtime, *, trust: bool = False) -> None:
+        """Open the bundle ``root`` on the runtime called ``name``, as commands do, on the machine `HOST`.
+
+        Raises what that raises, unless an engine got as far as TensorRT.
+        """
+        with pytest.MonkeyPatch.context() as patch:
+            install(FakeGpu(), patch, most=8)
+            module = sys.modules["tensorrt_rtx"]
+            patch.setattr(module, "__version__", HOST.version)
+            patch.setattr(module.Runtime, "deserialize_cuda_engine", lambda _, content: self.seen.append(content))
+            patch.setattr(machine, "gpus", lambda: (machine.Gpu(name="test", target=HOST.target, memory_bytes=1),))
+            patch.setattr(machine, "os_and_arch", lambda: HOST.platform)
+            try:
+                open_runtime(root, name, trust=trust)
+            except InputError:
+                if not self.seen:
+                    raise

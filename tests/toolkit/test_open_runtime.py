@@ -151,7 +151,7 @@ def test_the_installed_command_says_what_is_missing_and_exits_3(tmp_path: Path, 
 
 def test_an_engine_by_itself_is_refused(engine_bundle: Path) -> None:
     (plan,) = engine_bundle.glob("*.plan")
-    with pytest.raises(InputError, match="give the bundle folder"):
+    with pytest.raises(InputError, match="give the bundle it came from"):
         open_runtime(plan)
 
 

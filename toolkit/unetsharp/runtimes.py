@@ -6,8 +6,9 @@ from pathlib import Path
 from unetsharp import machine
 from unetsharp.build.bundle import Bundle, open_bundle
 from unetsharp.build.choice import RUNTIMES as BUILDABLE
-from unetsharp.build.fit import fitting_engine, host_of
+from unetsharp.build.fit import engines_for, fitting_engine, host_of
 from unetsharp.build.flavours import RTX, TENSORRT, Loaded, flavour_named
+from unetsharp.build.manifest import EngineEntry
 from unetsharp.build.rebuild import rebuilt
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.model_files import ModelKind, kind_of
@@ -106,7 +107,7 @@ def _bundle(path: Path, wish: _Wish) -> Runtime:
 
 
 def _engine(path: Path, wish: _Wish) -> Runtime:
-    raise InputError(f"{path}: an engine without its manifest; give the bundle folder it came from")
+    raise InputError(f"{path}: an engine without its manifest; give the bundle it came from")
 
 
 def _fastest(bundle: Bundle, wish: _Wish) -> Runtime:
@@ -119,53 +120,71 @@ def _fastest(bundle: Bundle, wish: _Wish) -> Runtime:
     reasons = ["it holds no engine"] if not names else []
     for name in names:
         try:
-            return _on_engine(bundle, name, "the fastest here: an engine for this GPU", wish)
+            chosen = _choose(bundle, name, wish)
+        except (InputError, MissingCapabilityError) as error:
+            reasons.append(str(error))
+            continue
+        content = chosen.bundle.read_engine(chosen.engine)  # a damaged engine is refused, not passed over
+        try:
+            return _start(chosen, content, "the fastest here: an engine for this GPU", wish)
         except (InputError, MissingCapabilityError) as error:
             reasons.append(str(error))
     why = f"with the bundle's ONNX, since {'; '.join(reasons)}" if names else f"since {reasons[0]}"
     return _on_onnxruntime(bundle.read_onnx(), why, wish.output)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """An engine that may run here."""
+
+    loaded: Loaded
+    bundle: Bundle
+    engine: EngineEntry
+
+
 def _on_engine(bundle: Bundle, name: str, why: str, wish: _Wish) -> Runtime:
+    chosen = _choose(bundle, name, wish)
+    return _start(chosen, chosen.bundle.read_engine(chosen.engine), why, wish)
+
+
+def _choose(bundle: Bundle, name: str, wish: _Wish) -> _Chosen:
     """The bundle's engine for this machine, built now if that was wished and none may run."""
     try:
-        return _load_engine(bundle, name, why, wish)
+        return _find(bundle, name)
     except InputError:
         if not wish.rebuild:
             raise
-    return _load_engine(rebuilt(bundle, name, wish.output), name, why, wish)
+    return _find(rebuilt(bundle, name, wish.output), name)
 
 
-def _load_engine(bundle: Bundle, name: str, why: str, wish: _Wish) -> Runtime:
-    _check_held(bundle, name)
+def _find(bundle: Bundle, name: str) -> _Chosen:
+    engines_for(bundle, name)
     if not machine.gpus():
         raise MissingCapabilityError(
             f"--runtime {name}: engines run on an NVIDIA GPU, and this machine's driver shows none (`unetsharp doctor` "
             "says more); --runtime onnxruntime runs the bundle's ONNX"
         )
     from unetsharp_engines.cuda.engine import load_tensorrt
-    from unetsharp_engines.runtimes.tensorrt import TensorRtRuntime
 
     loaded = Loaded(flavour=flavour_named(name), trt=load_tensorrt(name))
     engine = fitting_engine(bundle, host_of(loaded))
+    bundle.check_trusted(engine)
+    return _Chosen(loaded=loaded, bundle=bundle, engine=engine)
+
+
+def _start(chosen: _Chosen, content: bytes, why: str, wish: _Wish) -> Runtime:
+    """Run ``content``, the engine's verified bytes."""
+    from unetsharp_engines.runtimes.tensorrt import TensorRtRuntime
+
     runtime = TensorRtRuntime(
-        bundle.read_engine(engine),
-        bundle.manifest.info,
-        name=name,
-        source=str(bundle.root / engine.file.path),
-        host_code=engine.version_compatible,
+        content,
+        chosen.bundle.manifest.info,
+        name=chosen.loaded.flavour.runtime,
+        source=str(chosen.bundle.root / chosen.engine.file.path),
+        host_code=chosen.engine.version_compatible,
     )
-    wish.output.say(f"Runtime: {loaded.label} on {runtime.device}, {why}")
+    wish.output.say(f"Runtime: {chosen.loaded.label} on {runtime.device}, {why}")
     return runtime
-
-
-def _check_held(bundle: Bundle, name: str) -> None:
-    held = sorted({engine.runtime for engine in bundle.manifest.engines})
-    if name not in held:
-        raise InputError(
-            f"{bundle.root}: holds engines for {', '.join(held) or 'no runtime'}, none for {name}: "
-            f"build one with `unetsharp build-engine model.onnx -o bundle --runtime {name}`"
-        )
 
 
 def _on_onnxruntime(model: Path | bytes, why: str, output: Output) -> Runtime:

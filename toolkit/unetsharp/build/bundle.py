@@ -42,17 +42,21 @@ class Bundle:
         """Whether `read_engine` gives ``engine``: this user built it, or said ``--trust``."""
         return self.trusts_foreign or is_own(engine, self.manifest.onnx.sha256)
 
+    def check_trusted(self, engine: EngineEntry) -> None:
+        """Raise InputError unless ``engine`` is trusted."""
+        if not self.is_trusted(engine):
+            raise InputError(
+                f"{self.root / engine.file.path}: an engine is code, and this one was not built by you here; --trust "
+                "runs it if you trust who made it, --rebuild builds your own from the bundle's ONNX"
+            )
+
     def read_engine(self, engine: EngineEntry) -> bytes:
         """An engine's bytes, to be run as they are.
 
         Raises InputError for an engine that is not trusted, whose hash does not fit, or that its first bytes show to
         belong to another runtime.
         """
-        if not self.is_trusted(engine):
-            raise InputError(
-                f"{self.root / engine.file.path}: an engine is code, and this one was not built by you here; --trust "
-                "runs it if you trust who made it, --rebuild builds your own from the bundle's ONNX"
-            )
+        self.check_trusted(engine)
         content = _read_verified(self, engine.file)
         if ENGINE_MAGICS.get(content[:4], engine.runtime) != engine.runtime:
             belongs = ENGINE_MAGICS[content[:4]]

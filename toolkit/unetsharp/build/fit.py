@@ -20,7 +20,7 @@ from unetsharp.build.flavours import RTX, TENSORRT, Loaded
 from unetsharp.build.manifest import EngineEntry
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 
-__all__ = ["Host", "fitting_engine", "host_of", "misfits"]
+__all__ = ["Host", "engines_for", "fitting_engine", "host_of", "misfits"]
 
 _NAMES = {flavour.runtime: flavour.name for flavour in (TENSORRT, RTX)}
 _ACROSS_MAJORS = {(8, 10), (10, 11)}
@@ -65,21 +65,24 @@ def fitting_engine(bundle: Bundle, host: Host) -> EngineEntry:
 
     Raises InputError, in one line with both sides and the command that builds what is missing, where none fits.
     """
-    same_runtime = [engine for engine in bundle.manifest.engines if engine.runtime == host.runtime]
-    if not same_runtime:
-        held = sorted({engine.runtime for engine in bundle.manifest.engines})
-        raise InputError(
-            f"{bundle.root}: holds engines for {', '.join(held) or 'no runtime'}, none for {host.runtime}; "
-            f"{_build_one(bundle, host)}"
-        )
+    same_runtime = engines_for(bundle, host.runtime)
     fitting = [engine for engine in same_runtime if not misfits(engine, host)]
     if not fitting:
         nearest = min(same_runtime, key=lambda engine: len(misfits(engine, host)))
         raise InputError(
             f"{bundle.root}: no engine in it fits this machine ({host}): {_nearest(nearest, len(same_runtime))} "
-            f"{' and '.join(misfits(nearest, host))}; {_build_one(bundle, host)}"
+            f"{' and '.join(misfits(nearest, host))}; {_build_one(bundle, host.runtime)}"
         )
     return min(fitting, key=lambda engine: (engine.version != host.version, len(engine.targets)))
+
+
+def engines_for(bundle: Bundle, runtime: str) -> list[EngineEntry]:
+    """The engines of ``bundle`` for ``runtime``, whatever the machine. Raises InputError where it holds none."""
+    engines = [engine for engine in bundle.manifest.engines if engine.runtime == runtime]
+    if not engines:
+        held = ", ".join(sorted({engine.runtime for engine in bundle.manifest.engines})) or "no runtime"
+        raise InputError(f"{bundle.root}: holds engines for {held}, none for {runtime}; {_build_one(bundle, runtime)}")
+    return engines
 
 
 def _nearest(engine: EngineEntry, count: int) -> str:
@@ -118,8 +121,5 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(digits) for digits in re.findall(r"\d+", version))
 
 
-def _build_one(bundle: Bundle, host: Host) -> str:
-    return (
-        f"build one for it with --rebuild, or: unetsharp build-engine {bundle.root} -o {bundle.root} --add "
-        f"--runtime {host.runtime}"
-    )
+def _build_one(bundle: Bundle, runtime: str) -> str:
+    return f"--rebuild builds one, or: unetsharp build-engine {bundle.root} -o {bundle.root} --add --runtime {runtime}"
