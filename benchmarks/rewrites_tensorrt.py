@@ -45,7 +45,8 @@ def sets() -> dict[str, tuple[str, ...]]:
         "head-resized": resized,
         "tail-less": tail_less,
         "tail-less-deep": tuple(n for name in tail_less for n in (name, *("deep-low-resolution",) * ("56" in name))),
-        **{f"tail-less-{name}": (*tail_less, name) for name in ("merge-gates", "chain-pools", *groups)},
+        **{f"tail-less-{name}": (*tail_less, name) for name in ("merge-gates", "chain-pools", "carry-shifts", *groups)},
+        "tail-less-shifts-pools-64": (*tail_less, "carry-shifts", "chain-pools", "groups-of-64"),
         **{f"only-{name}": (name,) for name in alone},
     }
 

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+from support.networks import exported, random_network
 from support.rewriting import BILINEAR, CONV3, RNG, abstains, acts, model, node, ops
 from unetsharp_engines.rewrites import rewrite
 from unetsharp_engines.rewrites.graph import Graph, attributes
@@ -73,3 +74,22 @@ def test_costs_of_wider_groups_are_told() -> None:
     _, report = rewrite(grouped(32, 128, 128), ["groups-of-32"])
     assert report.after.macs == 8 * report.before.macs
     assert report.passes[0].macs_saved < 0
+
+
+def test_shifts_are_carried_by_the_gates() -> None:
+    """Of U-Net#'s 30 BatchNorms behind Mish 20 are branches'. Node d_n has n gates, which take eight channels each."""
+    network = exported(random_network("test_resnet", 8), 64, 64)
+    after, report = rewrite(network, ["fold-batchnorm-forward", "carry-shifts"])
+    assert len(report.passes[1].sites) == 20
+    assert ops(after).count("BatchNormalization") == 30 - 5 - 20
+    constants = Graph(after).constants
+    fuses = [n for n in after.graph.node if n.op_type == "Conv" and "fuse" in n.name]
+    assert sorted(constants[n.input[1]].shape[1] for n in fuses) == [40 + 8 * gates for gates in (1, 2, 3, 4)]
+    assert ops(after).count("Slice") == 10
+
+
+def test_a_dead_channel_keeps_its_batchnorm() -> None:
+    network = random_network("test_resnet", 4)
+    network.decoder.nodes["d2"].shallow[0][2].running_var[1] = 0.0
+    _, report = rewrite(exported(network, 64, 64), ["carry-shifts"])
+    assert len(report.passes[0].sites) == 19

@@ -11,7 +11,7 @@ from unetsharp_engines.rewrites.convolution import Convolution
 from unetsharp_engines.rewrites.graph import Graph, Shape, attributes, name_of
 from unetsharp_engines.rewrites.outcome import Outcome
 
-__all__ = ["fold_into_consumers", "fold_into_producer", "scale_and_shift"]
+__all__ = ["fold_into_consumers", "fold_into_producer", "scale_and_shift", "statistics_norms"]
 
 _Vector = npt.NDArray[np.float64]
 
@@ -75,6 +75,11 @@ def _note(bound: int, dead: int) -> str:
 def _is_dead(graph: Graph, node: NodeProto) -> bool:
     """Whether any channel never moved in training."""
     return bool((graph.constants[node.input[4]] < DEAD_VARIANCE).any())
+
+
+def statistics_norms(graph: Graph) -> list[NodeProto]:
+    """BatchNormalization nodes with constant statistics and no dead channel, whose result is no output."""
+    return [node for node in _batchnorms(graph) if not _is_dead(graph, node)]
 
 
 def _batchnorms(graph: Graph) -> list[NodeProto]:

@@ -19,6 +19,7 @@ from unetsharp_engines.rewrites.low_resolution import (
 from unetsharp_engines.rewrites.mish import spell_mish_by_exp
 from unetsharp_engines.rewrites.outcome import Outcome
 from unetsharp_engines.rewrites.pools import chain_pools
+from unetsharp_engines.rewrites.shifts import carry_shifts
 
 __all__ = ["DEFAULT", "PASSES", "PORTABLE", "TAIL_LESS"]
 
@@ -33,6 +34,7 @@ PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
         "tailless-head-56": partial(tailless_head, multiple=8),
         "deep-low-resolution": deep_at_low_resolution,
         "fold-batchnorm-forward": fold_into_consumers,
+        "carry-shifts": carry_shifts,
         "chain-pools": chain_pools,
         "merge-gates": merge_gates,
         "groups-of-32": partial(widen_groups, channels=32),
