@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
@@ -243,6 +244,24 @@ class TestCleaning:
             assert stream.captured is None
 
 
+@contextmanager
+def held_elsewhere(lock: AbstractContextManager[bool]) -> Iterator[None]:
+    """Another thread holds ``lock``."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    yield
+    done.set()
+    thread.join()
+
+
 class TestProcess:
     def test_threads_take_turns(self, gpu: Gpu) -> None:
         batch = tiles(6)
@@ -264,7 +283,7 @@ class TestProcess:
     def test_a_forked_child_is_told(self, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
         runtime = open_engine()
         pid = os.getpid()
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, held_elsewhere(runtime._lock):
             patch.setattr(os, "getpid", lambda: pid + 1)
             with pytest.raises(MissingCapabilityError, match="CUDA survives no fork: load the network in the child"):
                 runtime.labels(tiles(1), AS_SCANNED)

@@ -64,17 +64,21 @@ class Device:
         """False in a forked child, where nothing of CUDA may be touched."""
         return os.getpid() == self._pid
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """The GPU's context is this thread's while the block runs; what was before is again afterwards.
-
-        Raises MissingCapabilityError in a child that was forked after the GPU was opened: CUDA survives no fork.
-        """
+    def check_process(self) -> None:
+        """Raise MissingCapabilityError in a child that was forked after the GPU was opened: CUDA survives no fork."""
         if not self.is_of_this_process:
             raise MissingCapabilityError(
                 f"process {os.getpid()} was forked from {self._pid} after that had opened the GPU, and CUDA survives "
                 "no fork: load the network in the child, or start children by multiprocessing's 'spawn'"
             )
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """The GPU's context is this thread's while the block runs; what was before is again afterwards.
+
+        Raises as `check_process` does.
+        """
+        self.check_process()
         self._context.push()
         try:
             yield

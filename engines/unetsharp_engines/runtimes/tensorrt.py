@@ -91,10 +91,10 @@ class TensorRtRuntime(Runtime):
 
     def close(self) -> None:
         """Free everything on the GPU, after what runs there. In a forked child nothing is touched."""
-        with self._lock:
-            if self._device.is_of_this_process:
-                with self._device.entered():
-                    self._closing.close()
+        if not self._device.is_of_this_process:
+            return
+        with self._lock, self._device.entered():
+            self._closing.close()
 
     def probabilities_of(
         self, batches: Iterable[npt.NDArray[np.uint8]], stain: StainPlan
@@ -184,6 +184,7 @@ class TensorRtRuntime(Runtime):
     @contextmanager
     def _working(self) -> Iterator[None]:
         """Have the GPU to oneself; what does not fit into its memory is told with the batch that would."""
+        self._device.check_process()  # before the lock: in a forked child a thread that is gone may hold it
         with self._lock, self._device.entered():
             try:
                 yield
