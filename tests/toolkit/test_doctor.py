@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from typer.main import get_group
 
+from support.bundles import engine_entry, own
 from unetsharp import machine
 from unetsharp.cli.app import app
 from unetsharp.diagnosis import abilities, diagnose
@@ -97,6 +98,29 @@ def test_tensorrt_wants_its_library_and_a_gpu(monkeypatch: pytest.MonkeyPatch, i
     lacks = [*([] if gpu else ["an NVIDIA GPU with its driver"]), *([] if installed else ["TensorRT"])]
     assert (entry["works"], entry["missing"]) == (not lacks, lacks)
     assert ("nvidia-jetpack" in str(entry["get"])) is not installed
+
+
+def test_what_tensorrts_own_way_in_brings_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.metadata, "version", without("tensorrt", "pycuda"))
+    monkeypatch.setattr(machine, "gpus", lambda: ("a GPU",))
+    entry = next(e for e in abilities.what_works() if "TensorRT engine" in str(e["does"]))
+    assert [name.split(">")[0] for name in entry["missing"]] == ["TensorRT", "pycuda"]  # type: ignore[union-attr]
+    assert str(entry["get"]).count("pip install") == 1
+
+
+def test_engines_run_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    for entry in abilities.what_works():
+        if "bundle's TensorRT" in str(entry["does"]):
+            assert entry["missing"][0] == "an NVIDIA GPU with its driver"  # type: ignore[index]
+
+
+def test_the_key_that_signs_engines_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert "none yet: the first build-engine makes it" in shown(diagnose(load_torch=False))
+    own(engine_entry())
+    assert diagnose(load_torch=False)["machine"]["engine_key"] == str(tmp_path / "unetsharp" / "engine-key")
 
 
 def test_a_package_that_does_not_load_is_said_to() -> None:

@@ -21,13 +21,16 @@ class _Need:
     extra: str = ""
     """The extra that brings what it needs; empty is the plain install."""
     tensorrt: bool = False
-    """Needs TensorRT proper, which on a Jetson no extra brings, and the GPU that the engine is for."""
+    """Needs TensorRT proper, which on a Jetson no extra brings."""
+    gpu: bool = False
+    """Needs the GPU that the engine is for."""
 
 
 _COMMANDS = (
     _Need(command="infer", does="find nuclei, with ONNX Runtime on the CPU"),
     _Need(command="infer", does="… with weights, on PyTorch", extra="export"),
-    _Need(command="infer", does="… with a bundle's TensorRT engine", extra="gpu", tensorrt=True),
+    _Need(command="infer", does="… with a bundle's TensorRT engine", extra="gpu", tensorrt=True, gpu=True),
+    _Need(command="infer", does="… with a bundle's TensorRT-RTX engine", extra="gpu,rtx", gpu=True),
     _Need(command="evaluate", does="score a network on PanNuke"),
     _Need(command="train", does="train a network", extra="train"),
     _Need(command="data", does="check training data"),
@@ -36,7 +39,8 @@ _COMMANDS = (
     _Need(command="quantize", does="ONNX → INT8 ONNX, judged on PanNuke"),
     _Need(command="build-engine", does="ONNX → bundle for ONNX Runtime"),
     _Need(command="build-engine", does="… for TensorRT-RTX, on any machine", extra="rtx"),
-    _Need(command="build-engine", does="… for TensorRT, on the GPU it is for", tensorrt=True),
+    _Need(command="build-engine", does="… for TensorRT, on the GPU it is for", tensorrt=True, gpu=True),
+    _Need(command="validate", does="ONNX, INT8 and engine against the weights", extra="export"),
     _Need(command="demo", does="the whole path on a bundled picture"),
     _Need(command="demo", does="… from the weights on, export and engine included", extra="export,rtx"),
     _Need(command="bench", does="measure speed, with ONNX Runtime on the CPU"),
@@ -51,11 +55,12 @@ def what_works() -> list[dict[str, str | bool | list[str]]]:
 
 
 def _entry(need: _Need) -> dict[str, str | bool | list[str]]:
-    lacking = missing(need.extra)
+    # Whichever TensorRT is here will do: an extra asks for the newest, a Jetson has its own.
+    lacking = [name for name in missing(need.extra) if Requirement(name).name != TENSORRT.module]
     get = [f"pip install '{_DISTRIBUTION}{f'[{need.extra}]' if need.extra else ''}'"] if lacking else []
     if need.tensorrt and importlib.util.find_spec(TENSORRT.module) is None:
-        lacking, get = [TENSORRT.name, *lacking], [TENSORRT.install, *get]
-    if need.tensorrt and not machine.gpus():
+        lacking, get = [TENSORRT.name, *lacking], [TENSORRT.install]  # which brings the others, too
+    if need.gpu and not machine.gpus():
         lacking, get = ["an NVIDIA GPU with its driver", *lacking], ["a machine that has one", *get]
     return {
         "command": need.command,

@@ -43,6 +43,7 @@ def _machine_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not found["gpus"]:
         yield "GPU", "none that NVIDIA's driver shows"
     yield "driver", f"{found['driver'] or 'version unknown'}, up to CUDA {found['cuda']}" if found["cuda"] else "none"
+    yield "engine key", found["engine_key"] or "none yet: the first build-engine makes it, to know its engines again"
 
 
 def _packages(entries: list[Mapping[str, Any]]) -> Table:
