@@ -16,7 +16,6 @@ from unetsharp.cli.infer import infer
 from unetsharp.cli.quantize import quantize
 from unetsharp.export.exporter import ExportSettings
 from unetsharp.infer.run import FORMATS
-from unetsharp.infer.segmentation import BATCH
 from unetsharp.quantize.quantizer import QuantizeSettings
 from unetsharp_engines.contract import TILE
 
@@ -83,7 +82,6 @@ def test_options_default_to_what_the_packages_default_to() -> None:
     """The command modules import neither numpy nor the contract, so their defaults are written there a second time."""
     assert default(export, "size") == TILE
     assert default(export, "opset") == ExportSettings().opset
-    assert default(infer, "batch") == BATCH
     assert set(str(default(infer, "formats")).split(",")) == set(FORMATS)
     settings = QuantizeSettings()
     assert (default(quantize, "method"), default(quantize, "images")) == (settings.method, settings.images)

@@ -6,7 +6,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from unetsharp.infer.segmentation import BATCH, Segmentation, Settings, segment
+from unetsharp.infer.segmentation import Segmentation, Settings, segment
 from unetsharp.infer.staining import StainSetting
 from unetsharp_engines.contract import MPP
 from unetsharp_engines.model_info import ModelInfo
@@ -34,13 +34,13 @@ class Model:
         mpp: float = MPP,
         stain: str = "slide",
         overlap: int | None = None,
-        batch: int = BATCH,
+        batch: int | None = None,
     ) -> Segmentation:
         """Find the nuclei of ``image``, RGB uint8 [H, W, 3] of any size, at ``mpp`` µm per pixel.
 
         ``stain`` is ``slide`` (one transform for the picture), ``tile``, ``none`` or ``fixed:FILE``; ``overlap`` is
         what neighbouring tiles share, in pixels of 0.25 µm, half a tile where it is None; ``batch`` tiles are run at
-        once. Raises InputError for values out of bounds.
+        once, as many as suit the runtime where it is None. Raises InputError for values out of bounds.
         """
         settings = Settings(stain=StainSetting.parse(stain), overlap=overlap, batch=batch)
         return segment(image, self.runtime, settings, mpp=mpp)

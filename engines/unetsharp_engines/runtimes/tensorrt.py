@@ -86,7 +86,7 @@ class TensorRtRuntime(Runtime):
 
     @property
     def batch(self) -> int:
-        """Tiles in the largest batch that the engine takes at once; more are split."""
+        """The largest batch that the engine takes at once; more are split."""
         return self._sizes[-1]
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from unetsharp.bench.energy import metered
 from unetsharp_engines.contract import LABEL_OF_CHANNEL
-from unetsharp_engines.runtimes.base import Runtime, network_input
+from unetsharp_engines.runtimes.base import Runtime
 from unetsharp_engines.stain import IDENTITY, StainPlan
 
 if TYPE_CHECKING:
@@ -68,18 +68,16 @@ def latency(runtime: Runtime, tiles: Tiles, stain: StainPlan) -> dict[str, float
 def stage_seconds(runtime: Runtime, tiles: Tiles, stain: StainPlan) -> dict[str, float]:
     """What each stage of one batch takes: on a GPU by its own clock, else by the CPU's.
 
-    A GPU's are `TensorRtRuntime.stage_seconds`. On the CPU the network's time is that of its logits as scanned, without
-    the copy that feeds it.
+    A GPU's are `TensorRtRuntime.stage_seconds`. On the CPU the network's are those of its logits as scanned.
     """
     own: Callable[[Tiles, StainPlan], dict[str, float]] | None = getattr(runtime, "stage_seconds", None)
     if own is not None:
         return own(tiles, stain)
     as_scanned = StainPlan(IDENTITY)
     logits = runtime.logits(tiles, as_scanned)
-    copied = _median(lambda: network_input(tiles, as_scanned))
     return {
-        "stain": _median(lambda: network_input(tiles, stain)),
-        "network": max(0.0, _median(lambda: runtime.logits(tiles, as_scanned)) - copied),
+        "stain": _median(lambda: stain.apply(tiles)),
+        "network": _median(lambda: runtime.logits(tiles, as_scanned)),
         "finish": _median(lambda: LABEL_OF_CHANNEL[logits.argmax(axis=1)]),
     }
 

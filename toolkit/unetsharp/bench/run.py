@@ -127,7 +127,7 @@ def _take_apart(
     """Stages, files and the roofline of one of the networks that are measured for themselves."""
     for batch in batches:
         runtime = contestant.runtimes[batch]
-        if batch <= getattr(runtime, "batch", batch):
+        if batch <= runtime.batch or not hasattr(runtime, "stage_seconds"):
             entry["batches"][str(batch)]["stage_s"] = measure.stage_seconds(runtime, tiles[:batch], stain)
     largest = max(batches)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def _roofline(contestant: Contestant, onnx: bytes, entry: dict[str, Any]) -> dic
 
 def _stain_step(contestant: Contestant, settings: BenchSettings) -> dict[str, float]:
     """Seconds a tile of estimation and normalization: the network's runtime, in its largest batch, and torchstain."""
-    batch = min(max(settings.batches), getattr(contestant.runtime, "batch", FILES))
+    batch = min(max(settings.batches), contestant.runtime.batch)
     tiles = real_tiles(FILES, contestant.runtime.info.tile)
     sound = np.stack([tile for tile in tiles if estimate(tile).status is StainStatus.OK])
     seconds = measure.stage_seconds(contestant.runtimes[max(settings.batches)], tiles[:batch], _PER_TILE)

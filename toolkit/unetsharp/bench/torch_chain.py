@@ -60,6 +60,11 @@ class TorchChain(Runtime):
         shown = torch.cuda.get_device_name() if self._on_gpu else "cpu"
         super().__init__(info=info, name=name, version=torch.__version__, device=shown)
 
+    @property
+    def batch(self) -> int:
+        """What it was made for; a batch may have fewer tiles, which take as long."""
+        return self._batch
+
     def close(self) -> None:
         """Free the network's memory."""
         self._slots.clear()

@@ -61,7 +61,9 @@ def infer(
             "is found depends more on where tiles begin.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Tiles to run at once.")] = 8,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Tiles to run at once; by default as many as suit the runtime.")
+    ] = None,
     formats: Annotated[
         str, typer.Option(metavar="LIST", help="Which outputs to write for each picture.")
     ] = "geojson,csv,overlay,mask",

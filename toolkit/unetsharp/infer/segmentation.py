@@ -26,10 +26,7 @@ from unetsharp_engines.runtimes.base import Runtime
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["BATCH", "Segmentation", "Settings", "segment"]
-
-BATCH: int = 8
-"""Tiles a runtime gets at once, unless told otherwise."""
+__all__ = ["Segmentation", "Settings", "segment"]
 
 COARSE_MPP: float = 0.3
 """Above this, µm per pixel, a picture has visibly less detail than the network was trained on."""
@@ -42,11 +39,11 @@ class Settings:
     stain: StainSetting
     overlap: int | None = None
     """Pixels that neighbouring tiles share, at the network's resolution; half a tile where it is None."""
-    batch: int = BATCH
-    """Tiles that the runtime gets at once; changes nothing but speed and memory."""
+    batch: int | None = None
+    """Tiles that the runtime gets at once, as many as suit it where it is None; changes only speed and memory."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise InputError(f"a batch of {self.batch} tiles cannot be run; give 1 or more")
 
 
@@ -152,7 +149,7 @@ def segment(
             network_picture,
             grid,
             lambda batches: runtime.probabilities_of(batches, stain.plan),
-            batch=settings.batch,
+            batch=settings.batch or runtime.batch,
             advance=advance,
         )
     with clock("classes"):
