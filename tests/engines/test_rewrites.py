@@ -103,7 +103,7 @@ def test_defaults_act_where_the_network_offers_it(runtime: str):
     assert found["fold-batchnorm-back"] == 15 + 30  # the encoder's, three in each gate
     assert found["aspp-centre-taps"] == 3  # at 2×3 all dilations, at 8×8 all but the first
     assert found["head-low-resolution"] == 1
-    deep_too = runtime == "onnxruntime"
+    deep_too = runtime != "tensorrt"
     assert found.get("deep-low-resolution", 0) == 5 * deep_too
     assert found["fold-batchnorm-forward"] == 5 + 1 + 2 * deep_too  # ASPP's branches, d1, and d2, d4 if none upsamples
 

@@ -19,8 +19,9 @@ from unetsharp.build import choice, flavours
 from unetsharp.build.builder import Tuning
 from unetsharp.build.bundle import open_bundle, problems_of
 from unetsharp.build.manifest import SCHEMA
-from unetsharp.build.pipeline import BuildOptions, build_bundle
+from unetsharp.build.pipeline import BuildOptions, build_bundle, typed
 from unetsharp.build.progress import PhaseTracker
+from unetsharp.build.source import read_source
 from unetsharp.cli.output import Advance, Output, Verbosity
 from unetsharp.export.precision import to_fp16
 from unetsharp_engines.errors import InputError, MissingCapabilityError
@@ -100,6 +101,21 @@ def test_the_shipped_u_net_sharp_is_built(tmp_path: Path) -> None:
     assert bundle.manifest.info.name == "unetsharp-edge"
     assert bundle.manifest.engines[0].profile["max"] == (16, 3, 256, 256)
     assert bundle.manifest.engines[0].file.size > 1_000_000
+
+
+def test_engines_are_built_from_the_rewrites_that_suit_their_runtime() -> None:
+    edge = read_source(Path(str(files("unetsharp"))) / "assets" / "edge.onnx")
+    built = {
+        runtime: onnx.ModelProto.FromString(typed(edge, "fp32", runtime=runtime, strongly=True))
+        for runtime in ("tensorrt", "tensorrt-rtx")
+    }
+    products = {runtime: sum(n.op_type == "MatMul" for n in model.graph.node) for runtime, model in built.items()}
+    assert products["tensorrt-rtx"] > products["tensorrt"], "deep convolutions at low resolution"
+
+
+def test_a_network_exported_without_rewrites_is_built_as_it_is(source: Path) -> None:
+    plain = read_source(source)
+    assert typed(plain, "fp32", runtime="tensorrt-rtx", strongly=True) == plain.content
 
 
 @pytest.mark.usefixtures("rtx", "no_gpu")

@@ -3,7 +3,7 @@
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, PassReport, RewriteReport, rewrite
 from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE, TAIL_LESS
 from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail, finish
-from unetsharp_engines.rewrites.tuning import tuned_for
+from unetsharp_engines.rewrites.tuning import tuned, tuned_for
 
 __all__ = [
     "DEFAULT",
@@ -18,5 +18,6 @@ __all__ = [
     "RewriteReport",
     "finish",
     "rewrite",
+    "tuned",
     "tuned_for",
 ]

@@ -69,7 +69,15 @@ DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "mish-by-exp",
         ),
         "tensorrt": PORTABLE,
-        "tensorrt-rtx": PORTABLE,
+        "tensorrt-rtx": (
+            "fold-batchnorm-back",
+            "drop-constant-channels",
+            "aspp-centre-taps",
+            "head-low-resolution",
+            "deep-low-resolution",
+            "fold-batchnorm-forward",
+            "chain-pools",
+        ),
     }
 )
 """Per runtime, the set that measured fastest there by ``benchmarks/rewrites.py``. That holds for onnxruntime; those of

@@ -1,11 +1,11 @@
-"""Rewrites that a runtime applies to an exported network when it loads it."""
+"""Rewrites for one runtime: applied when ONNX Runtime loads an exported network, or an engine is built from it."""
 
 import onnx
 
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, rewrite
 from unetsharp_engines.rewrites.passes import DEFAULT
 
-__all__ = ["tuned_for"]
+__all__ = ["tuned", "tuned_for"]
 
 
 def tuned_for(runtime: str, content: bytes) -> bytes:
@@ -20,7 +20,13 @@ def tuned_for(runtime: str, content: bytes) -> bytes:
         model = onnx.load_model_from_string(content)
     except DecodeError:
         return content
+    rewritten = tuned(runtime, model)
+    return content if rewritten is model else bytes(rewritten.SerializeToString())
+
+
+def tuned(runtime: str, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A network with the rewrites that are fastest on ``runtime``; ``model`` itself unless it was exported with
+    rewrites."""
     if REWRITES_KEY not in {p.key for p in model.metadata_props}:
-        return content
-    rewritten, _ = rewrite(model, DEFAULT[runtime])
-    return bytes(rewritten.SerializeToString())
+        return model
+    return rewrite(model, DEFAULT[runtime])[0]

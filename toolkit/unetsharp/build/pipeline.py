@@ -137,7 +137,7 @@ def _engine(
         output.warn(f"{TURING} (Turing) in one engine with newer GPUs slows those: better a bundle of its own")
     plan = Plan(
         name=str(source.path),
-        onnx=typed(source, precision, strongly=loaded.is_strongly_typed),
+        onnx=typed(source, precision, runtime=loaded.flavour.runtime, strongly=loaded.is_strongly_typed),
         precision=precision,
         profile=_profile(source, options.batch),
         targets=targets,
@@ -151,15 +151,19 @@ def _engine(
     return signed(entry, hashlib.sha256(source.content).hexdigest(), output), engine
 
 
-def typed(source: Source, precision: str, *, strongly: bool) -> bytes:
-    """The ONNX that an engine of ``precision`` is built from, by a ``strongly`` typed TensorRT: as given, or converted.
+def typed(source: Source, precision: str, *, runtime: str, strongly: bool) -> bytes:
+    """The ONNX that an engine of ``precision`` is built from, by ``runtime``, which is ``strongly`` typed or not.
 
-    Raises as `unetsharp.export.half.for_strong_typing`.
+    A float32 network that was exported with rewrites gets those that suit the runtime; the rest is as given, or
+    converted. Raises as `unetsharp.export.half.for_strong_typing`.
     """
     from unetsharp.export.half import for_strong_typing
+    from unetsharp_engines.rewrites import tuned
 
-    stays = precision == source.precision and not (precision == "int8" and strongly)
-    return source.content if stays else bytes(for_strong_typing(source.model, source.info).SerializeToString())
+    model = tuned(runtime, source.model) if source.precision == "fp32" else source.model
+    if precision == source.precision and not (precision == "int8" and strongly):
+        return source.content if model is source.model else bytes(model.SerializeToString())
+    return bytes(for_strong_typing(model, source.info).SerializeToString())
 
 
 def _profile(source: Source, batch: tuple[int, int, int]) -> Profile:

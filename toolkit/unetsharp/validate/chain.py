@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain", "Step", "chain_of"]
 
-_EXPORTS = {False: ("exported", "ONNX, as exported"), True: ("rewritten", "ONNX, rewritten")}
+_EXPORTS = {False: ("exported", "Exported ONNX"), True: ("rewritten", "Rewritten ONNX")}
 """Key and title of a float export, by whether it is rewritten."""
 
 _TYPED = {"fp32": "FP32 ONNX", "fp16": "FP16 ONNX", "int8": "INT8 + FP16 ONNX"}
@@ -230,7 +230,7 @@ def _engine(bundle: Bundle, kept: Source, runtime: str, *, trust: bool) -> Step:
         size=entry.file.size,
         sha256=entry.file.sha256,
         open=partial(_opened_engine, bundle, runtime, trust),
-        built_from=typed(kept, bundle.manifest.precision, strongly=strongly),
+        built_from=typed(kept, bundle.manifest.precision, runtime=runtime, strongly=strongly),
     )
 
 
