@@ -59,8 +59,11 @@ def check_page(out: Path) -> str:
 def test_the_whole_path(tmp_path: Path) -> None:
     program = str(Path(sys.executable).with_name("unetsharp"))
     told = demo(program, "demo", "--json", "--out", str(tmp_path))
-    assert told["ran"] == ["Export", "Build engines", "Find nuclei"]
-    assert told["skipped"] == {}
+    assert told["ran"] == ["Export", "Build engines", "Prove drift", "Find nuclei"]
+    assert set(told["skipped"]) <= {"Prove drift"}, "the engine's own drift takes a GPU"
+    drift = json.loads((tmp_path / "drift" / "report.json").read_text(encoding="utf-8"))
+    assert [gate["gate"] for gate in drift["gates"] if not gate["passed"]] == []
+    assert drift["verdict"] == ("incomplete" if told["skipped"] else "passed")
     assert told["seconds"] < 300
     page = check_page(tmp_path)
     assert "Dead and Epithelial" in page, "what the network was never taught is on the page"
@@ -73,6 +76,6 @@ def test_the_whole_path(tmp_path: Path) -> None:
 def test_without_torch_it_starts_from_the_shipped_onnx(tmp_path: Path) -> None:
     told = demo(sys.executable, "-c", BARE, str(tmp_path))
     assert told["ran"] == ["Find nuclei"]
-    assert set(told["skipped"]) == {"Export", "Build engines"}
+    assert set(told["skipped"]) == {"Export", "Build engines", "Prove drift"}
     assert "pip install" in told["skipped"]["Export"]
     assert "skipped" in check_page(tmp_path)

@@ -75,7 +75,7 @@ def test_a_faithful_bundle_passes(place_: Path) -> None:
     assert [step["key"] for step in told["steps"]] == ["reference", "onnxruntime"]
     assert told["quantization"]["calibration_folds"] == [1]
     assert told["data"]["fold"] == 3
-    assert any("Fold 3 is neither" in caveat for caveat in told["caveats"])
+    assert any("fold 3 is neither" in caveat for caveat in told["caveats"])
     assert sorted(path.name for path in (place_ / "passed").iterdir()) == ["report.html", "report.json"]
     written = strict((place_ / "passed" / "report.json").read_text(encoding="utf-8"))
     assert written == {key: value for key, value in told.items() if key != "files"}

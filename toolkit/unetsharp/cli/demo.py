@@ -17,8 +17,8 @@ def demo(
 ) -> None:
     """Run the whole path on a bundled crop of a real slide, and write a page to look at.
 
-    Exports the shipped weights, builds TensorRT-RTX engines, finds the nuclei, by the commands it prints. What this
-    machine cannot do is skipped and named.
+    Exports the shipped weights, builds TensorRT-RTX engines, proves what each step changed, finds the nuclei, by the
+    commands it prints. What this machine cannot do is skipped and named.
 
     \b
     Example:
@@ -33,7 +33,7 @@ def demo(
     steps = run_steps(out, output)
     page = write_page(out, steps)
     seconds = time.perf_counter() - start
-    ran = [step.title for step in steps if not step.skipped]
+    ran = [step.title for step in steps if step.result]
     skipped = {step.title: step.skipped for step in steps if step.skipped}
     output.result(
         {"page": str(page), "ran": ran, "skipped": skipped, "seconds": round(seconds, 1)},

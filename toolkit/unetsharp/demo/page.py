@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from unetsharp.demo.steps import NUCLEI_FOLDER, Step
+from unetsharp.demo.steps import DRIFT_FOLDER, NUCLEI_FOLDER, Step
 from unetsharp_engines.contract import NUCLEUS_CLASSES, TissueClass
 from unetsharp_engines.files import replacing
 
@@ -33,7 +33,7 @@ def write_page(out: Path, steps: Sequence[Step]) -> Path:
         steps="\n".join(_step_row(step) for step in steps),
         stages="\n".join(_row(escape(stage), f"{seconds:.2f} s") for stage, seconds in picture["seconds"].items()),
         notes="\n".join(f"<li>{escape(note)}</li>" for note in _notes(record, steps)),
-        files="\n".join(_link(kind, path) for kind, path in outputs.items()),
+        files="\n".join([_drift_link(steps), *(_link(kind, path) for kind, path in outputs.items())]),
         system=escape(_system(record)),
     )
     page = out / PAGE_NAME
@@ -61,10 +61,19 @@ def _count_row(tissue_class: TissueClass, counts: dict[str, int]) -> str:
 
 
 def _step_row(step: Step) -> str:
-    outcome = (
-        f'<span class="skipped">skipped: {escape(step.skipped)}</span>' if step.skipped else f"{step.seconds:.1f} s"
-    )
-    return _row(f"<strong>{step.title}</strong><br><code>{escape(step.command)}</code>", outcome)
+    lacking = f'<br><span class="skipped">{_skipped(step)}: {escape(step.skipped)}</span>' if step.skipped else ""
+    what = f"<strong>{step.title}</strong><br><code>{escape(step.command)}</code>{lacking}"
+    return _row(what, f"{step.seconds:.1f} s" if step.result else "")
+
+
+def _skipped(step: Step) -> str:
+    return "skipped in part" if step.result else "skipped"
+
+
+def _drift_link(steps: Sequence[Step]) -> str:
+    """To the drift report, where there is one."""
+    ran = any("verdict" in step.result for step in steps)
+    return _link("what each step changed", Path(DRIFT_FOLDER) / "report.html") if ran else ""
 
 
 def _row(*cells: str) -> str:
@@ -80,7 +89,7 @@ def _notes(record: Any, steps: Sequence[Step]) -> Iterable[str]:
     if model["untaught"]:
         yield f"{model['name']} was never taught {' and '.join(model['untaught'])}; it calls them something else"
     yield from record["pictures"][0]["warnings"]
-    yield from (f"{step.title} was skipped: {step.skipped}" for step in steps if step.skipped)
+    yield from (f"{step.title} was {_skipped(step)}: {step.skipped}" for step in steps if step.skipped)
     yield "Research use only: this is no medical device."
 
 

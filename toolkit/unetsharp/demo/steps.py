@@ -11,9 +11,11 @@ from unetsharp.cli.build_engine import build_engine
 from unetsharp.cli.export import export
 from unetsharp.cli.infer import infer
 from unetsharp.cli.output import Output
+from unetsharp.cli.validate import validate
+from unetsharp.demo.labelled import write_labelled
 from unetsharp_engines.errors import MissingCapabilityError
 
-__all__ = ["CROP_MPP", "NUCLEI_FOLDER", "Step", "run_steps"]
+__all__ = ["CROP_MPP", "DRIFT_FOLDER", "NUCLEI_FOLDER", "Step", "run_steps"]
 
 CROP_MPP = 0.499
 """µm per pixel of the bundled crop, as its slide's header says."""
@@ -23,6 +25,14 @@ TARGETS = "sm86,sm89,sm120"
 
 NUCLEI_FOLDER = "nuclei"
 """Where ``infer`` writes, under the demo's folder."""
+
+DRIFT_FOLDER = "drift"
+"""Where ``validate`` writes."""
+
+LABELLED_FOLDER = "labelled"
+"""The labelled patches that ``validate`` reads."""
+
+_DRIFT = "Prove drift"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +44,9 @@ class Step:
     """As a user would type it."""
     seconds: float
     result: Mapping[str, Any]
-    """What the command gives with ``--json``; empty if it was skipped."""
+    """What the command gives with ``--json``; empty if nothing of it ran."""
     skipped: str = ""
-    """Why it could not run on this machine, and how to make it; empty if it ran."""
+    """Why it, or a part of it, could not run on this machine, and how to make it; empty if all ran."""
 
 
 class _Collector(Output):
@@ -52,7 +62,7 @@ class _Collector(Output):
 
 
 def run_steps(out: Path, output: Output) -> list[Step]:
-    """Export the shipped weights, build an engine, find the nuclei of the bundled crop; results under ``out``.
+    """Export the shipped weights, build an engine, prove its drift, find the nuclei of the bundled crop, under ``out``.
 
     Without PyTorch the export is skipped and the shipped ONNX starts the path; without TensorRT-RTX there is no engine.
     """
@@ -71,6 +81,7 @@ def run_steps(out: Path, output: Output) -> list[Step]:
             lambda sink: build_engine(network, bundle, fp16=True, runtime="tensorrt-rtx", target=TARGETS, output=sink),
             output,
         )
+        drift = _drift(bundle, network if exported.skipped else assets / "edge.safetensors", built, out, output)
         model = network if built.skipped else bundle
         found = _step(
             "Find nuclei",
@@ -78,7 +89,22 @@ def run_steps(out: Path, output: Output) -> list[Step]:
             lambda sink: infer([assets / "crop.png"], out=nuclei, model=model, mpp=CROP_MPP, output=sink),
             output,
         )
-    return [exported, built, found]
+    return [exported, built, drift, found]
+
+
+def _drift(bundle: Path, reference: Path, built: Step, out: Path, output: Output) -> Step:
+    """Compare every step with the trained network, on six labelled patches."""
+    data, report = out / LABELLED_FOLDER, out / DRIFT_FOLDER
+    command = f"unetsharp validate {bundle} --reference {reference} --data {data} --report {report}"
+    if built.skipped:
+        return Step(title=_DRIFT, command=command, seconds=0.0, result={}, skipped="there is no engine to judge")
+    write_labelled(data)
+    return _step(
+        _DRIFT,
+        command,
+        lambda sink: validate(bundle, reference=reference, data=data, report=report, output=sink),
+        output,
+    )
 
 
 def _step(title: str, command: str, run: Callable[[Output], None], output: Output) -> Step:
@@ -88,7 +114,13 @@ def _step(title: str, command: str, run: Callable[[Output], None], output: Outpu
     try:
         run(sink)
     except MissingCapabilityError as lacking:
-        output.warn(f"skipped: {lacking}")
-        return Step(title=title, command=command, seconds=0.0, result={}, skipped=str(lacking))
+        output.warn(f"skipped{' in part' if sink.collected else ''}: {lacking}")
+        return Step(
+            title=title,
+            command=command,
+            seconds=time.perf_counter() - start,
+            result=sink.collected,
+            skipped=str(lacking),
+        )
     seconds = time.perf_counter() - start
     return Step(title=title, command=command, seconds=seconds, result=sink.collected)

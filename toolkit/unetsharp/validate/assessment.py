@@ -158,7 +158,7 @@ def _gated_dice(reference: StepResult, nuclei: Sequence[int]) -> tuple[dict[str,
     }
     for key, (name, count, least) in candidates.items():
         if count < least:
-            ungated.append(Ungated(name=name, reason=f"{count} of the {least} true nuclei it would take"))
+            ungated.append(Ungated(name=name, reason=f"{count} true nuclei; it would take {least}"))
         elif not reference.measures[key].value > 0:
             ungated.append(Ungated(name=name, reason="the reference itself has none to lose: its Dice is 0"))
         else:

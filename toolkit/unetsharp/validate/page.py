@@ -166,7 +166,7 @@ def _card_not_run(not_run: NotRun) -> str:
     step = not_run.step
     return (
         f"<h3>{escape(step.title)}</h3><small>{step.precision.upper()}</small>"
-        f'<p class="notrun">NOT RUN</p><p>{escape(not_run.reason)}</p><p>{_megabytes(step.size)}</p>'
+        f'<p class="notrun">NOT RUN</p><p>{_megabytes(step.size)}</p>'
     )
 
 

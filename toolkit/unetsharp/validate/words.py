@@ -3,7 +3,9 @@
 from unetsharp.validate.assessment import Assessment, Verdict
 from unetsharp.validate.bootstrap import RESAMPLES
 from unetsharp.validate.markup import number, share
+from unetsharp.validate.observing import NotRun
 from unetsharp.validate.validation import Validation
+from unetsharp_engines.contract import BACKGROUND
 
 __all__ = ["caveats", "headline", "not_gated", "summary"]
 
@@ -23,7 +25,7 @@ def headline(validation: Validation) -> str:
         failed, gates = len(assessment.failed), len(assessment.gates)
         return f"Failed: {failed} of {gates} gates {'does' if failed == 1 else 'do'} not hold."
     if assessment.verdict is Verdict.INCOMPLETE:
-        return f"Not validated: {assessment.not_run[-1].step.title} could not be run on this machine."
+        return f"Not validated: the {assessment.not_run[-1].step.title} could not be run on this machine."
     network = f"{deployed.precision.upper()} on {deployed.title}"
     return f"Passed: {network} says what the trained network says, within the limits."
 
@@ -40,9 +42,16 @@ def summary(validation: Validation) -> str:
     return (
         f"On {_patches(assessment)} of fold {validation.fold}, {last.ran.step.title} in "
         f"{last.ran.step.precision.upper()} gives {share(agreement.value)} of the pixels the class that the reference "
-        f"gives them. Its foreground Dice is {after:.4f}, the reference's {before:.4f}: a change of "
-        f"{number((kept.value - 1) * 100, '+.2f')}%{noise}. {_outcome(assessment)}"
+        f"gives them. Its foreground Dice is {after:.4f}, the reference's {before:.4f}: {_changed_by(kept.value)}"
+        f"{noise}. {_outcome(assessment)}"
     )
+
+
+def _changed_by(kept: float) -> str:
+    percent = (kept - 1) * 100
+    if percent == 0:
+        return "no change"
+    return f"a change of {number(percent, '+.2f')}%" if abs(percent) >= 0.01 else "a change of less than 0.01%"
 
 
 def _outcome(assessment: Assessment) -> str:
@@ -52,26 +61,34 @@ def _outcome(assessment: Assessment) -> str:
         )
         return f"Below their limits: {'; '.join(map(str, failed))}.{turn}"
     gates = f"All {len(assessment.gates)} gates"
-    return f"{gates} of the steps that ran hold." if assessment.not_run else f"{gates} hold."
+    if not assessment.not_run:
+        return f"{gates} hold."
+    return f"{gates} of the steps that ran hold. {' '.join(map(_lacking, assessment.not_run))}"
+
+
+def _lacking(not_run: NotRun) -> str:
+    return f"NOT RUN: the {not_run.step.title}: {not_run.reason.rstrip('.')}."
 
 
 def not_gated(assessment: Assessment) -> str:
     """What has no gate, in a sentence; nothing where all have one."""
-    reasons = "; ".join(f"{ungated.name} ({ungated.reason})" for ungated in assessment.ungated)
-    return f"Not gated: {reasons}." if reasons else ""
+    by_reason: dict[str, list[str]] = {}
+    for ungated in assessment.ungated:
+        by_reason.setdefault(ungated.reason, []).append(ungated.name)
+    groups = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+    return f"Not gated: {groups}." if groups else ""
 
 
 def caveats(validation: Validation) -> list[str]:
     """What the numbers do not say, a sentence or two each."""
     assessment = validation.assessment
-    notes = [f"{n.step.title} was NOT RUN: {n.reason.rstrip('.')}." for n in assessment.not_run]
-    notes += validation.chain.left_out
+    notes = [*map(_lacking, assessment.not_run), *validation.chain.left_out]
     if validation.chain.steps[0].title != "PyTorch":
         notes.append(validation.chain.steps[0].origin)
     notes += _about_calibration(validation)
     if untaught := validation.chain.info.untaught:
         notes.append(f"The network was never taught {' and '.join(untaught)}: it cannot find such nuclei.")
-    notes += filter(None, [not_gated(assessment)])
+    notes += _about_unknown(assessment)
     notes.append(
         f"Intervals (95%) come from drawing the {_patches(assessment)} anew {RESAMPLES:,} times. Patches of one slide "
         "resemble each other, so other slides may differ more."
@@ -85,13 +102,24 @@ def _about_calibration(validation: Validation) -> list[str]:
     set_by, repaired_by = made.get("calibration_folds"), made.get("judged_by_folds")
     if set_by is None or repaired_by is None:
         return ["The INT8 ONNX does not say which folds it was calibrated on, so these patches may be among them."]
-    how = (
+    made_by = (
         f"INT8 scales were set by {made['images']} patches of fold {_joined(set_by)} ({made['method']}), and layers "
-        f"chosen by patches of fold {_joined(repaired_by)}"
+        f"chosen by patches of fold {_joined(repaired_by)}, of the folder given to quantize."
     )
     if validation.fold in (*set_by, *repaired_by):
-        return [f"{how}: fold {validation.fold} is among them, so this is no independent evidence."]
-    return [f"{how}. Fold {validation.fold} is neither."]
+        return [f"{made_by} If that is this one, fold {validation.fold} is among them and no independent evidence."]
+    return [f"{made_by} If that is this one, fold {validation.fold} is neither."]
+
+
+def _about_unknown(assessment: Assessment) -> list[str]:
+    tally = assessment.steps[0].ran.tally
+    unknown = int(tally.unknown.sum())
+    nucleus = unknown + int(tally.pixels[:, : BACKGROUND.channel].sum())
+    if not unknown:
+        return []
+    return [
+        f"{share(unknown / nucleus)} of the nuclei's pixels are of unknown class: they count for the foreground alone."
+    ]
 
 
 def _joined(folds: list[int]) -> str:
