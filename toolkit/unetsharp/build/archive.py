@@ -103,7 +103,9 @@ def _checked_members(members: list[zipfile.ZipInfo], root: Path) -> dict[str, zi
     if len(members) > _MOST_MEMBERS:
         raise InputError(f"{root}: a zip of {len(members)} files, no bundle; {build_again(root)}")
     for member in members:
-        if reason := _objection(member) or ("is in it twice" if member.filename in files else ""):
+        if reason := _objection(member) or (
+            "is in it twice; copy the bundle again" if member.filename in files else ""
+        ):
             raise InputError(f"{root}: {member.filename!r:.80} {reason}")
         if not member.is_dir():
             files[member.filename] = member
@@ -116,11 +118,13 @@ def _checked_members(members: list[zipfile.ZipInfo], root: Path) -> dict[str, zi
 def _objection(member: zipfile.ZipInfo) -> str:
     """Why a member is refused, or nothing."""
     if member.filename != member.orig_filename or not stays_inside(member.filename):
-        return "is a name that leads out of the bundle"
+        return "is a name that leads out of the bundle; do not unpack it"
     if member.flag_bits & _ENCRYPTED:
         return "is encrypted; pack the bundle without a password"
-    if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+    if member.compress_type != zipfile.ZIP_STORED:
         return "is compressed; pack the bundle with `zip -0`, which stores files as they are"
+    if member.compress_size != member.file_size:
+        return f"is said to be {member.compress_size} and {member.file_size} bytes long; copy the bundle again"
     if stat.S_ISLNK(member.external_attr >> 16):
         return "is a link; pack the file itself"
     return ""
@@ -148,7 +152,7 @@ def build_again(root: Path) -> str:
 
 
 def _how_to_pack(root: Path) -> str:
-    return f"zip the files in the bundle's folder, not the folder: zip -0 -r {root.name} ."
+    return f"zip the files in the bundle's folder, not the folder: zip -0 -r ../{root.name} ."
 
 
 @contextmanager

@@ -32,6 +32,8 @@ _VERSION = re.compile(r"\d+(\.\d+){1,4}([a-z]+\d*)?")
 _CUDA = re.compile(r"\d+(\.\d+)?")
 _TARGET = re.compile(r"sm\d{2,3}")
 _PLATFORM = re.compile(r"[a-z0-9]+-[a-z0-9_]+")
+_AGAIN = "delete the bundle and build it again"
+"""What helps against a manifest that this version cannot use."""
 _LONGEST = 200
 """Characters of a path, and of a reason that is shown: a manifest's author chooses them."""
 
@@ -140,8 +142,6 @@ class Manifest:
         _require(self.precision in PRECISIONS, f"precision {self.precision!r}")
         _check_layers(self.layers)
         _require(self.quantization is None or isinstance(self.quantization, dict), "quantization is no object")
-        _check_same("contract", self.contract, contract_facts())
-        _check_same("stain_target", self.stain_target, stain_target_facts())
         datetime.fromisoformat(self.created)
         paths = [entry.path for entry in self.files()]
         _require(len(set(paths)) == len(paths), "a file is listed twice")
@@ -165,40 +165,44 @@ def parse_manifest(content: bytes, source: str) -> Manifest:
     try:
         fields = parse_object(content)
         if type(seen := fields.pop("schema")) is not int or seen != SCHEMA:
-            raise InputError(f"{source}: schema {seen!r:.40}; this version reads {SCHEMA}: {_AGAIN} with it")
+            reads = f"this version of unetsharp reads {SCHEMA}; use the version that wrote it"
+            raise InputError(f"{source}: schema {seen!r:.40}, {reads}, or {_AGAIN}")
         return _manifest(fields, source)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{source}: not a bundle's manifest ({_short(reason)}); {_AGAIN}") from error
 
 
-_AGAIN = "delete the bundle and build it again"
-
-
 def _manifest(fields: dict[str, Any], source: str) -> Manifest:
-    _check_names(fields, Manifest, "manifest")
+    fields = _fields_of(Manifest, fields, "the manifest")
+    _require(isinstance(fields["info"], dict), "info is no object")
     info = ModelInfo.from_json(json.dumps(fields.pop("info")), source=source)
-    onnx = FileEntry(**fields.pop("onnx"))
-    engines = tuple(_engine(dict(entry)) for entry in fields.pop("engines"))
-    return Manifest(info=info, onnx=onnx, engines=engines, **fields)
+    _check_same("contract", fields["contract"], contract_facts(), source)
+    _check_same("stain target", fields["stain_target"], stain_target_facts(), source)
+    onnx = FileEntry(**_fields_of(FileEntry, fields.pop("onnx"), "onnx"))
+    _require(isinstance(fields["engines"], list), "engines is no list")
+    return Manifest(info=info, onnx=onnx, engines=tuple(map(_engine, fields.pop("engines"))), **fields)
 
 
-def _engine(fields: dict[str, Any]) -> EngineEntry:
-    _check_names(fields, EngineEntry, "engine")
-    _require(isinstance(fields["targets"], list), f"targets {fields['targets']!r}")
-    profile = {name: tuple(shape) for name, shape in fields.pop("profile").items()}
-    return EngineEntry(
-        file=FileEntry(**fields.pop("file")), targets=tuple(fields.pop("targets")), profile=profile, **fields
-    )
+def _engine(value: object) -> EngineEntry:
+    fields = _fields_of(EngineEntry, value, "an engine")
+    file = FileEntry(**_fields_of(FileEntry, fields.pop("file"), "an engine's file"))
+    targets, profile = fields.pop("targets"), fields.pop("profile")
+    _require(isinstance(targets, list), f"targets {targets!r} is no list")
+    _require(isinstance(profile, dict), "a profile is no object")
+    _require(all(isinstance(shape, list) for shape in profile.values()), f"profile {profile!r}")
+    shapes = {name: tuple(shape) for name, shape in profile.items()}
+    return EngineEntry(file=file, targets=tuple(targets), profile=shapes, **fields)
 
 
-def _check_names(fields: dict[str, Any], of: type, what: str) -> None:
-    """Raise KeyError for a field that ``of`` has and ``fields`` lack, ValueError for one that it does not know."""
-    wanted = {known.name for known in dataclasses.fields(of)}
-    if missing := sorted(wanted - set(fields)):
-        raise KeyError(missing[0])
-    if unknown := sorted(set(fields) - wanted):
-        raise ValueError(f"{what} with an unknown field {unknown[0]!r}")
+def _fields_of(kind: type, value: object, what: str) -> dict[str, Any]:
+    """A copy of ``value``, which must be an object with exactly the fields of dataclass ``kind``. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no object")
+    wanted = {known.name for known in dataclasses.fields(kind)}
+    for name in sorted(wanted ^ set(value)):
+        raise ValueError(f"{what} lacks {name!r}" if name in wanted else f"{what} has an unknown field {name!r}")
+    return dict(value)
 
 
 def _check_targets(targets: tuple[str, ...]) -> None:
@@ -221,9 +225,11 @@ def _check_layers(layers: dict[str, str]) -> None:
     _require(all(precision in PRECISIONS for precision in layers.values()), "layers of an unknown precision")
 
 
-def _check_same(name: str, seen: object, wanted: dict[str, Any]) -> None:
+def _check_same(name: str, seen: object, wanted: dict[str, Any], source: str) -> None:
+    """Raise InputError unless the manifest's ``name`` is this version's: numbers would mean something else."""
     if seen != wanted:
-        raise ValueError(f"its {name} is {_differing(seen, wanted)}; this version's is {_differing(wanted, seen)}")
+        theirs, ours = _short(str(_differing(seen, wanted))), _short(str(_differing(wanted, seen)))
+        raise InputError(f"{source}: made with {name} {theirs}, this version of unetsharp has {ours}; {_AGAIN}")
 
 
 def _differing(one: object, other: object) -> object:
