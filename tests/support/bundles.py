@@ -87,3 +87,16 @@ class RecordingTensorRt:
             except InputError:
                 if not self.seen:
                     raise
+
+
+def refused(root: Path, says: str, name: str = HOST.runtime) -> None:
+    """Loading ``root`` ends in one line that names the bundle and holds ``says``; TensorRT gets nothing."""
+    trt = RecordingTensorRt()
+    with pytest.raises(InputError) as caught:
+        trt.load(root, name)
+    line = str(caught.value)
+    assert trt.seen == []
+    assert says in line
+    assert str(root) in line
+    assert "\n" not in line
+    assert len(line) < 700, "a line that a person reads"
