@@ -65,9 +65,9 @@ class Runner:
 
     def output(self) -> npt.NDArray[np.float32]:
         """What the last run gave."""
-        host = np.empty(self._output_shape, np.float32)
+        host = np.empty(self._output_shape, self._output_type)
         cuda.memcpy_dtoh(host, self._buffers[-1])
-        return host
+        return host.astype(np.float32)
 
     def profiled(self, runs: int) -> dict[str, float]:
         """Mean milliseconds by layer, outside the graph."""
@@ -83,6 +83,7 @@ class Runner:
         source, result = sorted(names, key=lambda n: engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)
         self.context.set_input_shape(source, image.shape)
         self._output_shape = tuple(self.context.get_tensor_shape(result))
+        self._output_type = np.float16 if engine.get_tensor_dtype(result) == trt.float16 else np.float32
         self._buffers = [cuda.mem_alloc(image.nbytes), cuda.mem_alloc(4 * int(np.prod(self._output_shape)))]
         cuda.memcpy_htod(self._buffers[0], np.ascontiguousarray(image))
         for name, buffer in zip((source, result), self._buffers, strict=True):

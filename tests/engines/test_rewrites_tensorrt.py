@@ -2,10 +2,12 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from support.networks import exported, random_network
 from support.rewriting import BILINEAR, CONV3, RNG, abstains, acts, model, node, ops
+from unetsharp.export.precision import to_fp16
 from unetsharp_engines.rewrites import rewrite
 from unetsharp_engines.rewrites.graph import Graph, attributes
 
@@ -93,3 +95,19 @@ def test_a_dead_channel_keeps_its_batchnorm() -> None:
     network.decoder.nodes["d2"].shallow[0][2].running_var[1] = 0.0
     _, report = rewrite(exported(network, 64, 64), ["carry-shifts"])
     assert len(report.passes[0].sites) == 19
+
+
+def test_taps_leave_a_float16_network_as_they_were_computed() -> None:
+    network, _ = rewrite(exported(random_network("test_resnet", 4), 64, 64), ["tailless-head-56"])
+    half = to_fp16(network)
+    narrow, report = rewrite(half, ["taps-as-computed"])
+    onnx.checker.check_model(narrow, full_check=True)
+    assert report.passes[0].bytes_saved > 0
+    x = RNG.random((2, 3, 64, 64)).astype(np.float32)
+    wide, seen = (
+        onnxruntime.InferenceSession(m.SerializeToString()).run(None, {"image": x})[0] for m in (half, narrow)
+    )
+    assert (wide.dtype, seen.dtype) == (np.float32, np.float16)
+    np.testing.assert_array_equal(seen, wide.astype(np.float16))  # ONNX Runtime's CPU leaves the rounding out of wide
+    abstained = rewrite(network, ["taps-as-computed"])[1].passes[0]
+    assert (abstained.sites, "no Cast" in abstained.note) == ((), True)

@@ -12,7 +12,13 @@ from unetsharp_engines.rewrites.outcome import Outcome
 from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail
 from unetsharp_engines.rewrites.taps import TAPS, pointwise_taps, tap_matrices
 
-__all__ = ["deep_at_low_resolution", "head_at_low_resolution", "head_with_resized_taps", "tailless_head"]
+__all__ = [
+    "deep_at_low_resolution",
+    "head_at_low_resolution",
+    "head_with_resized_taps",
+    "tailless_head",
+    "taps_as_computed",
+]
 
 _MULTIPLE = 8
 """Channels of float16 that tensor cores take at once."""
@@ -97,6 +103,22 @@ def tailless_head(graph: Graph, *, multiple: int = 1) -> Outcome:
     graph.set_output(site.conv.node.output[0], taps, elem_type, [shape[0] or "N", channels, *site.low])
     graph.set_metadata(TAIL_KEY, HeadTail(classes=classes, factor=site.factors[0], channels=channels).to_json())
     return Outcome(sites=(site.name,))
+
+
+def taps_as_computed(graph: Graph) -> Outcome:
+    """The taps leave a tail-less float16 network in float16: the kernel that finishes it reads half the bytes.
+
+    Exact: what is left out is a Cast from float16 to float32, which changes no number.
+    """
+    cast = graph.producer(TAPS_NAME)
+    taps = None if cast is None else graph.producer(cast.input[0])
+    if cast is None or taps is None or cast.op_type != "Cast" or not graph.is_read_only_by(cast.input[0], cast):
+        return Outcome(sites=(), note=f"no Cast makes {TAPS_NAME}")
+    elem_type, shape = graph.types()[cast.input[0]]
+    taps.output[:] = [TAPS_NAME if name == cast.input[0] else name for name in taps.output]
+    graph.remove(cast)
+    graph.set_output(TAPS_NAME, TAPS_NAME, elem_type, [shape[0] or "N", *shape[1:]])
+    return Outcome(sites=(name_of(cast),))
 
 
 def _heads(graph: Graph) -> list[_Site]:

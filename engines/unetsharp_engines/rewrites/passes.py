@@ -15,6 +15,7 @@ from unetsharp_engines.rewrites.low_resolution import (
     head_at_low_resolution,
     head_with_resized_taps,
     tailless_head,
+    taps_as_computed,
 )
 from unetsharp_engines.rewrites.mish import spell_mish_by_exp
 from unetsharp_engines.rewrites.outcome import Outcome
@@ -41,6 +42,7 @@ PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
         "groups-of-64": partial(widen_groups, channels=64),
         "groups-of-128": partial(widen_groups, channels=128),
         "mish-by-exp": spell_mish_by_exp,
+        "taps-as-computed": taps_as_computed,
     }
 )
 """All passes; the order in which a set of them is best run."""
