@@ -64,7 +64,7 @@ def page(validation: Validation, circumstances: Mapping[str, Any]) -> str:
     template = Template(files("unetsharp.validate").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         network=escape(validation.chain.info.name),
-        date=escape(str(circumstances["finished"])),
+        date=escape(_date(circumstances["finished"])),
         verdict=assessment.verdict.value,
         headline=escape(headline(validation)),
         summary=escape(summary(validation)),
@@ -86,6 +86,12 @@ def page(validation: Validation, circumstances: Mapping[str, Any]) -> str:
         terms="\n".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in TERMS),
         provenance=_provenance(validation, circumstances),
     )
+
+
+def _date(iso: str) -> str:
+    """``2026-11-23T09:23:19+00:00`` as people write it."""
+    day, _, time = iso.partition("T")
+    return f"{day}, {time[:5]} UTC"
 
 
 def _list(sentences: Iterable[str]) -> str:
