@@ -102,12 +102,12 @@ def test_taps_leave_a_float16_network_as_they_were_computed() -> None:
     half = to_fp16(network)
     narrow, report = rewrite(half, ["taps-as-computed"])
     onnx.checker.check_model(narrow, full_check=True)
-    assert report.passes[0].bytes_saved > 0
+    assert report.passes[-1].bytes_saved > 0
     x = RNG.random((2, 3, 64, 64)).astype(np.float32)
     wide, seen = (
         onnxruntime.InferenceSession(m.SerializeToString()).run(None, {"image": x})[0] for m in (half, narrow)
     )
     assert (wide.dtype, seen.dtype) == (np.float32, np.float16)
     np.testing.assert_array_equal(seen, wide.astype(np.float16))  # ONNX Runtime's CPU leaves the rounding out of wide
-    abstained = rewrite(network, ["taps-as-computed"])[1].passes[0]
+    abstained = rewrite(network, ["taps-as-computed"])[1].passes[-1]
     assert (abstained.sites, "no Cast" in abstained.note) == ((), True)
