@@ -28,11 +28,12 @@ def painted_folder(root: Path) -> Path:
     return root
 
 
-def painter(path: Path, *, hard: bool, kernel: int = 1, gain: float = 1.0) -> Path:
+def painter(path: Path, *, hard: bool, kernel: int = 1, gain: float = 1.0, locked: bool = True) -> Path:
     """A network that names each pixel's class by its colour, through two convolutions that INT8 could serve.
 
     Made ``hard``, the channels between the two lie 10⁶ apart, and the second one's weights make up for it. One channel
     is dead: its BatchNorm has seen a variance of 1e-22. ``kernel`` is the second convolution's.
+    Unless ``locked``, nothing between the two keeps a factor from being moved from one to the other.
     All values are ``gain`` times the colours' until the head makes up for it.
     """
     graph = SmallGraph(side=256)
@@ -51,6 +52,8 @@ def painter(path: Path, *, hard: bool, kernel: int = 1, gain: float = 1.0) -> Pa
 
     x = graph.op("Relu", conv(INPUT_NAME, gain * np.eye(8, 3), np.zeros(8), "first"))
     x = graph.op("Relu", conv(x, pass_on * scales[:, None], np.zeros(8), "spreading"))
+    if locked:
+        x = graph.op("Add", x, graph.constant(np.zeros((1, 8, 1, 1), np.float32)))
     x = graph.op("Relu", conv(x, pass_on / scales, np.array([0, 0, 0, 0, 0, 0, 0, 0.25]), "gathering", kernel))
     statistics = [np.ones(8), np.zeros(8), np.zeros(8), np.ones(8)]
     statistics[2][7], statistics[3][7] = 0.25, 1e-22

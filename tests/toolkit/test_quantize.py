@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SETTINGS = QuantizeSettings(images=3)
+FOR_CPU = QuantizeSettings(images=3, runtime="onnxruntime")
 
 
 def test_an_easy_network_is_quantized_whole(tmp_path: Path, folder: Path):
@@ -67,6 +68,38 @@ def test_the_onnx_says_how_it_was_made(tmp_path: Path, folder: Path):
     assert made["images_sha256"] == result.report["calibration"]["images_sha256"]
     again = quantize_source(source, folder, SETTINGS, QUIET)
     assert again.content == result.content
+
+
+def test_factors_moved_between_layers_make_a_hard_network_easy(tmp_path: Path, folder: Path):
+    result = quantize_source(
+        read_source(painter(tmp_path / "m.onnx", hard=True, locked=False)), folder, SETTINGS, QUIET
+    )
+    assert [layer["precision"] for layer in result.report["layers"]] == ["int8", "int8"]
+    assert result.report["equalized"] == {"spreading": 20}
+    assert result.drift.agreement >= 0.99
+
+
+def test_for_the_cpu_it_is_placed_otherwise_and_judged_the_same(tmp_path: Path, folder: Path):
+    source = read_source(painter(tmp_path / "m.onnx", hard=True, locked=False))
+    result = quantize_source(source, folder, FOR_CPU, QUIET)
+    model = onnx.ModelProto.FromString(result.content)
+    assert json.loads({p.key: p.value for p in model.metadata_props}[QUANTIZATION_KEY])["runtime"] == "onnxruntime"
+    assert onnx.TensorProto.UINT8 in {t.data_type for t in model.graph.initializer}
+    assert result.drift.agreement >= 0.99
+    assert result.report["drift"]["dice_drop"] <= 0.005
+
+
+def test_where_no_layer_could_stay_in_int8_it_is_refused(tmp_path: Path, folder: Path):
+    """On the CPU both layers' tensors would be rounded where channels lie far apart."""
+    with pytest.raises(GateFailedError, match="--fp16"):
+        quantize_source(read_source(painter(tmp_path / "m.onnx", hard=True)), folder, FOR_CPU, QUIET)
+
+
+def test_what_stays_float_is_told_by_reason(tmp_path: Path, folder: Path):
+    report = quantize_source(read_source(painter(tmp_path / "m.onnx", hard=True)), folder, SETTINGS, QUIET).report
+    shares = report["float_share_of_macs"]
+    assert set(shares) == {"reads the image", "makes the logits", "repair"}
+    assert sum(shares.values()) + report["int8_share_of_macs"] == pytest.approx(1.0)
 
 
 def test_calibration_and_judgement_are_on_different_patches_and_the_last_fold_stays_unseen(
@@ -111,6 +144,7 @@ def test_the_command_refuses_and_writes_nothing(tmp_path: Path, folder: Path):
     [
         ({"method": "best"}, "entropy"),
         ({"images": 0}, "--images"),
+        ({"runtime": "openvino"}, "--runtime"),
     ],
 )
 def test_settings_that_cannot_be(change: dict, message: str):

@@ -68,6 +68,8 @@ class Layer:
     scale_of: str
     """Tensor whose magnitudes give the scale of ``value``: itself, or what it was pooled or resized from."""
     identity: Identity | None = None
+    result: str | None = None
+    """What is quantized behind it: its result, or its ReLU's; None if nothing is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +87,18 @@ class Placement:
     layers: tuple[Layer, ...]
     """In the graph's order."""
     floats: tuple[FloatLayer, ...]
+    unsigned: bool = False
+    """Whether activations are uint8 with a zero point, as `cpu` wants them; else int8."""
+    nonnegative: frozenset[str] = frozenset()
+    """Of `tensors`, those that are never negative; told where ``unsigned``."""
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """Every tensor that needs a scale, once."""
         inputs = [layer.scale_of for layer in self.layers]
         identities = [layer.identity.scale_of for layer in self.layers if layer.identity is not None]
-        return tuple(dict.fromkeys(inputs + identities))
+        results = [layer.result for layer in self.layers if layer.result is not None]
+        return tuple(dict.fromkeys(inputs + identities + results))
 
 
 def place(graph: Graph, *, grouped: bool = False) -> Placement:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.quantization.calibration import session, with_outputs
-from unetsharp_engines.quantization.insertion import int8_inputs
+from unetsharp_engines.quantization.insertion import Pairs
 from unetsharp_engines.quantization.placement import Layer, Placement
 from unetsharp_engines.rewrites.graph import Graph, attributes, name_of
 
@@ -19,7 +19,8 @@ class Sensitivity:
     """Noise and signal at the output of every layer of a placement.
 
     The float network runs once, and beside each convolution a second one that is given the same float input, through
-    the layer's Q/DQ pair, and INT8 weights. What the two differ by is the noise of that layer alone, from its rounding
+    the layer's Q/DQ pair, and INT8 weights (and whose result goes through a pair, too, where the placement says so).
+    What the two differ by is the noise of that layer alone, from its rounding
     and clipping; what earlier layers' noise does to it, and what later ones make of it, is not in it.
     """
 
@@ -53,16 +54,21 @@ def _sums_of(layer: str) -> tuple[str, str]:
 
 def _probe(model: ModelProto, placement: Placement, thresholds: Mapping[str, float], outputs: list[str]) -> ModelProto:
     graph = Graph(with_outputs(model, outputs))
+    nodes = {name_of(node): node for node in graph.nodes}
+    pairs = Pairs(graph, placement, thresholds)
     for layer in placement.layers:
-        _add_probe(graph, layer, thresholds)
+        _add_probe(graph, pairs, layer, nodes[layer.name])
     return graph.model()
 
 
-def _add_probe(graph: Graph, layer: Layer, thresholds: Mapping[str, float]) -> None:
-    (conv,) = [node for node in graph.nodes if name_of(node) == layer.name]
-    inputs = [*int8_inputs(graph, layer, conv, thresholds), *conv.input[2:]]
+def _add_probe(graph: Graph, pairs: Pairs, layer: Layer, conv: NodeProto) -> None:
     seen = f"{layer.name}/probe"
-    graph.nodes.append(helper.make_node("Conv", inputs, [seen], name=seen, **attributes(conv)))
+    graph.nodes.append(helper.make_node("Conv", pairs.inputs(layer, conv), [seen], name=seen, **attributes(conv)))
+    result = layer.result or conv.output[0]
+    if result != conv.output[0]:
+        seen = graph.add("Relu", [seen], f"{seen}/relu")
+    if layer.result is not None:
+        seen = pairs.of(seen, layer.result, f"{seen}/int8")
     noise, signal = _sums_of(layer.name)
-    graph.add("ReduceSumSquare", [graph.add("Sub", [seen, conv.output[0]], f"{seen}/error")], noise, keepdims=0)
-    graph.add("ReduceSumSquare", [conv.output[0]], signal, keepdims=0)
+    graph.add("ReduceSumSquare", [graph.add("Sub", [seen, result], f"{seen}/error")], noise, keepdims=0)
+    graph.add("ReduceSumSquare", [result], signal, keepdims=0)

@@ -22,6 +22,9 @@ def quantize(
     images: Annotated[
         int, typer.Option(metavar="N", help="Patches to calibrate on, and as many others to judge by.")
     ] = 128,
+    runtime: Annotated[
+        str, typer.Option(metavar="NAME", help="What will run it: tensorrt, -rtx too; or onnxruntime on a CPU.")
+    ] = "tensorrt",
     max_dice_drop: Annotated[
         float, typer.Option(metavar="X", help="Share of the float network's foreground Dice that may be lost.")
     ] = 0.005,
@@ -37,6 +40,9 @@ def quantize(
     suffice. If that does not either, nothing is written. All that was measured
     goes into a JSON file beside the ONNX.
 
+    TensorRT and ONNX Runtime want INT8 in different places: a file for one is slow on
+    the other, or of no use there.
+
     \b
     Example:
       unetsharp quantize model.onnx -o model-int8.onnx --calibration PanNuke
@@ -48,7 +54,7 @@ def quantize(
 
     check_path(out, onnx)
     budget = Budget(max_dice_drop=max_dice_drop, min_agreement=min_agreement)
-    settings = QuantizeSettings(method=method, images=images, budget=budget)
+    settings = QuantizeSettings(method=method, images=images, budget=budget, runtime=runtime)
     quantized = quantize_source(read_source(onnx), calibration, settings, output, state=out)
     report = write(out, quantized)
     output.result({"onnx": str(out), "report": str(report), **quantized.report}, _summary(out, report, quantized))

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetsharp.build.source import Source
+from unetsharp.build.source import Source, parse_onnx
 from unetsharp.cli.output import Advance, Output
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.quantize.drift import Budget, Drift, HeldOut, tiles_of
@@ -16,8 +17,19 @@ from unetsharp.quantize.selection import Selection, candidates, select, split_fo
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.errors import GateFailedError, InputError
-from unetsharp_engines.quantization import METHODS, Calibration, Placement, Sensitivity, batch_size, place, quantize
+from unetsharp_engines.quantization import (
+    METHODS,
+    Calibration,
+    Equalization,
+    Placement,
+    Sensitivity,
+    batch_size,
+    place,
+    place_for_cpu,
+    quantize,
+)
 from unetsharp_engines.quantization import threshold as threshold_of
+from unetsharp_engines.rewrites import tuned_for
 from unetsharp_engines.rewrites.cost import Cost, node_costs, total_cost
 from unetsharp_engines.rewrites.graph import Graph, name_of
 from unetsharp_engines.runtimes.base import network_input
@@ -26,10 +38,13 @@ from unetsharp_trainer.data.pannuke import Fold, open_folds
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["QUANTIZATION_KEY", "QuantizeSettings", "Quantized", "quantize_source"]
+__all__ = ["QUANTIZATION_KEY", "RUNTIMES", "QuantizeSettings", "Quantized", "quantize_source"]
 
 QUANTIZATION_KEY = "unetsharp.quantization"
 """Key in ONNX ``metadata_props`` under which an INT8 network says how it was made and what it lost, as JSON."""
+
+RUNTIMES = ("tensorrt", "onnxruntime")
+"""TensorRT and TensorRT-RTX on a GPU, ONNX Runtime on a CPU."""
 
 MOST_FLOAT = 0.5
 """Share of the multiply-accumulates that repair may give back to float: with more, the network is INT8 in name only."""
@@ -51,6 +66,8 @@ class QuantizeSettings:
     images: int = 128
     """Patches to calibrate on, and as many others to judge by."""
     budget: Budget = field(default_factory=Budget)
+    runtime: str = "tensorrt"
+    """What will run it, of `RUNTIMES`: they compute different things in INT8."""
 
     def __post_init__(self) -> None:
         """Check."""
@@ -58,6 +75,8 @@ class QuantizeSettings:
             raise InputError(f"--method {self.method}: wanted one of {', '.join(METHODS)}")
         if self.images < 1:
             raise InputError(f"--images {self.images}: wanted at least 1, such as 128")
+        if self.runtime not in RUNTIMES:
+            raise InputError(f"--runtime {self.runtime}: wanted one of {', '.join(RUNTIMES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +110,9 @@ class _Job:
     ) -> None:
         self.source, self.settings, self.output = source, settings, output
         self.sides = _sides(source)
-        self.graph = Graph(source.model)
-        self.placement: Placement = place(self.graph)
+        self.model = _as_run_by(settings.runtime, source)
+        self.graph = Graph(self.model)
+        self.placement: Placement = (place if settings.runtime == "tensorrt" else place_for_cpu)(self.graph)
         if not self.placement.layers:
             raise InputError(f"{source.path}: holds no convolution that INT8 could serve; use it as it is")
         self.fold, self.judging_fold = split_folds(open_folds(folder))
@@ -101,12 +121,13 @@ class _Job:
     def run(self) -> Quantized:
         calibrating, judging = self._select()
         key = self._key(calibrating)
+        self.model, spans = self._equalized(calibrating)
         thresholds = self._thresholds(self._calibrated(calibrating, key))
         costs = self._costs(calibrating, thresholds)
         held_out = HeldOut(self.source.content, self.source.info, self.sides, self._fold_of(judging), judging)
 
         def model(floats: int) -> "onnx.ModelProto":
-            return quantize(self.source.model, self.placement, thresholds, floats=order[:floats])
+            return quantize(self.model, self.placement, thresholds, floats=order[:floats])
 
         def measure(floats: int) -> Drift:
             drift = held_out.drift(model(floats).SerializeToString())
@@ -116,7 +137,7 @@ class _Job:
         order = cheapest_first(costs)
         trials = Trials(measure, self._file(".trials.json"), f"{key} {judging.sha256} {self.settings.method}")
         floats = self._search(trials, order, costs)
-        report = self._report(calibrating, judging, costs, order[:floats], thresholds, trials)
+        report = self._report(calibrating, judging, costs, order[:floats], thresholds, trials) | {"equalized": spans}
         content = _described(model(floats), report)
         self._forget()
         return Quantized(content=content, drift=trials(floats), report=report)
@@ -140,9 +161,20 @@ class _Job:
     def _fold_of(self, selection: Selection) -> Fold:
         return self.fold if selection.patches[0].fold == self.fold.number else self.judging_fold
 
+    def _equalized(self, selection: Selection) -> "tuple[onnx.ModelProto, dict[str, int]]":
+        """The same network with channels of like magnitudes, where they were far apart; and how far they were."""
+        equalization = Equalization(self.model, [layer.name for layer in self.placement.layers])
+        few = _first(selection, _PROBED)
+        with self.output.progress("Comparing channels", total=len(few.patches), unit="patches") as advance:
+            self._feed(equalization.feed, few, 0, 1, advance)
+        model, spans = equalization.apply()
+        if spans:
+            self.output.say(f"Equalized the channels of {len(spans)} layers, up to 2^{max(spans.values())} apart")
+        return model, spans
+
     def _calibrated(self, selection: Selection, key: str) -> Calibration:
-        calibration = Calibration(self.source.model, self.placement.tensors)
-        batch = batch_size(self.source.model, self.placement.tensors)
+        calibration = Calibration(self.model, self.placement.tensors)
+        batch = batch_size(self.model, self.placement.tensors)
         if (path := self._file(".calibration.npz")) and calibration.restore(path, key):
             self.output.say(f"Taking up calibration after {calibration.images} patches")
         with self.output.progress("Calibrating", total=len(selection.patches), unit="patches") as advance:
@@ -180,8 +212,8 @@ class _Job:
 
     def _costs(self, selection: Selection, thresholds: dict[str, float]) -> list[LayerCost]:
         """What each layer costs, and what INT8 costs it, on the first patches."""
-        probe = Sensitivity(self.source.model, self.placement, thresholds)
-        few = Selection(patches=selection.patches[:_PROBED], sha256=selection.sha256)
+        probe = Sensitivity(self.model, self.placement, thresholds)
+        few = _first(selection, _PROBED)
         with self.output.progress("Measuring layers", total=len(few.patches), unit="patches") as advance:
             self._feed(probe.feed, few, 0, 1, advance)
         noise, total = probe.noise_to_signal(), total_cost(self.graph)
@@ -193,14 +225,14 @@ class _Job:
         most = _most(order, costs)
         floats = fewest(lambda count: budget.holds(trials(count)), most)
         if floats is None:
-            raise GateFailedError(self._refusal(trials(0), trials(most)))
+            raise GateFailedError(self._refusal(trials(0), most, trials(most)))
         return floats
 
-    def _refusal(self, plain: Drift, repaired: Drift) -> str:
+    def _refusal(self, plain: Drift, most: int, repaired: Drift) -> str:
         budget = self.settings.budget
         return (
             f"{self.source.path}: INT8 loses {plain.dice_drop:.2%} of foreground Dice and changes "
-            f"{1 - plain.agreement:.2%} of pixels on {plain.images} patches; with {MOST_FLOAT:.0%} of the arithmetic "
+            f"{1 - plain.agreement:.2%} of pixels on {plain.images} patches; with {most} layers "
             f"back in float still {repaired.dice_drop:.2%} and {1 - repaired.agreement:.2%}; allowed are "
             f"{budget.max_dice_drop:.2%} and {1 - budget.min_agreement:.2%}. Nothing was written: allow more, "
             f"calibrate otherwise (--method, --images), or build with --fp16"
@@ -221,6 +253,7 @@ class _Job:
         return {
             "tool_version": __version__,
             "float_sha256": hashlib.sha256(self.source.content).hexdigest(),
+            "runtime": self.settings.runtime,
             "method": self.settings.method,
             "calibration": _selection_record(calibrating),
             "judged_by": _selection_record(judging),
@@ -231,6 +264,7 @@ class _Job:
             "drift": trials(len(floats)).to_dict(),
             "trials": {str(n): drift.to_dict() for n, drift in sorted(trials.drifts.items())},
             "int8_share_of_macs": in_int8 / sum(macs.values()),
+            "float_share_of_macs": self._float_shares(macs, floats),
             "layers": [
                 {
                     "name": cost.name,
@@ -245,8 +279,19 @@ class _Job:
             "float_by_rule": [{"name": x.name, "reason": x.reason} for x in self.placement.floats],
         }
 
+    def _float_shares(self, macs: dict[str, int], floats: list[str]) -> dict[str, float]:
+        """Of the multiply-accumulates that stay float, by reason; products of matrices are what rewrites made."""
+        shares: Counter[str] = Counter()
+        reasons = {layer.name: layer.reason for layer in self.placement.floats} | dict.fromkeys(floats, "repair")
+        in_int8 = {layer.name for layer in self.placement.layers} - set(floats)
+        for name, count in macs.items():
+            if name not in in_int8 and count:
+                shares[reasons.get(name, "matrix products")] += count
+        return {reason: count / sum(macs.values()) for reason, count in shares.most_common()}
+
     def _key(self, selection: Selection) -> str:
-        return f"{hashlib.sha256(self.source.content).hexdigest()} {selection.sha256} {__version__}"
+        source = hashlib.sha256(self.source.content).hexdigest()
+        return f"{source} {selection.sha256} {self.settings.runtime} {__version__}"
 
     def _file(self, suffix: str) -> Path | None:
         return None if self.state is None else self.state.with_name(f".{self.state.name}{suffix}")
@@ -255,6 +300,15 @@ class _Job:
         for suffix in (".calibration.npz", ".trials.json"):
             if path := self._file(suffix):
                 path.unlink(missing_ok=True)
+
+
+def _as_run_by(runtime: str, source: Source) -> "onnx.ModelProto":
+    """The float network as ``runtime`` would have it: ONNX Runtime applies rewrites of its own when it loads a file."""
+    return source.model if runtime == "tensorrt" else parse_onnx(tuned_for(runtime, source.content), source.path)
+
+
+def _first(selection: Selection, count: int) -> Selection:
+    return Selection(patches=selection.patches[:count], sha256=selection.sha256)
 
 
 def _sides(source: Source) -> tuple[int, int]:
@@ -278,14 +332,14 @@ def _cost(name: str, cost: Cost, total: Cost, noise: float) -> LayerCost:
 
 
 def _most(order: list[str], costs: list[LayerCost]) -> int:
-    """How many layers from the start of ``order`` repair may give back."""
+    """How many layers from the start of ``order`` repair may give back: not all of them."""
     share = {cost.name: cost.macs for cost in costs}
     spent = 0.0
-    for count, name in enumerate(order):
+    for count, name in enumerate(order[:-1]):
         spent += share[name]
         if spent > MOST_FLOAT:
             return count
-    return len(order)
+    return len(order) - 1
 
 
 def _line(drift: Drift, floats: int) -> str:
@@ -313,7 +367,7 @@ def _described(model: "onnx.ModelProto", report: dict[str, Any]) -> bytes:
     """The model's bytes, with what matters of ``report`` in its metadata."""
     import onnx
 
-    keys = ("float_sha256", "method", "drift", "int8_share_of_macs")
+    keys = ("float_sha256", "runtime", "method", "drift", "int8_share_of_macs")
     short = {
         **{key: report[key] for key in keys},
         "images": report["calibration"]["images"],
