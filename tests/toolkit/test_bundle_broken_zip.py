@@ -122,6 +122,13 @@ def test_broken_zips_are_refused_in_one_line(tmp_path: Path, what: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle.zip"], "nothing is unpacked"
 
 
+def test_a_pytorch_checkpoint_is_called_one(tmp_path: Path) -> None:
+    """They are zips, too, with this file in a folder of their own."""
+    with zipfile.ZipFile(tmp_path / "weights.pt", "w") as packed:
+        packed.writestr("archive/data.pkl", b"")
+    refused(tmp_path / "weights.pt", "a PyTorch checkpoint, which runs code when it is loaded; give weights as")
+
+
 def test_a_zip_of_10_gb_that_is_64_bit_is_refused(tmp_path: Path) -> None:
     """Lengths in the 64-bit field: the file itself is a few kilobytes."""
     root = written(tmp_path / "bundle.zip").root

@@ -11,6 +11,7 @@ import pytest
 
 from support.bundles import ENGINE, ONNX, QUIET, RecordingTensorRt, engine_entry, own, written
 from unetsharp.build.bundle import open_bundle, with_engine
+from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.build.trust import is_own, key_path, signed
 from unetsharp_engines.errors import InputError
 
@@ -101,6 +102,13 @@ def test_a_key_file_without_a_key_is_refused(text: str, says: str) -> None:
     for use in (lambda: own(engine_entry()), lambda: is_own(engine_entry(), "5" * 64)):
         with pytest.raises(InputError, match=says):
             use()
+
+
+def test_a_key_that_will_not_do_is_told_before_the_build(tmp_path: Path) -> None:
+    own(engine_entry())
+    key_path().write_text("no hex")
+    with pytest.raises(InputError, match="no key"):
+        build_bundle(tmp_path / "never read.onnx", tmp_path / "b", BuildOptions(), QUIET)
 
 
 def test_where_no_key_can_be_kept_the_user_is_told_and_the_engine_is_foreign(

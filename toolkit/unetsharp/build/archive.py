@@ -3,7 +3,7 @@
 import stat
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -93,7 +93,7 @@ class _Zip:
 
     def _member(self, path: str) -> zipfile.ZipInfo:
         if path not in self._members:
-            raise InputError(f"{self._root}: a zip without {path} at its top; {_how_to_pack(self._root)}")
+            raise InputError(f"{self._root}: {_without(path, self._members, self._root)}")
         return self._members[path]
 
 
@@ -151,8 +151,12 @@ def build_again(root: Path) -> str:
     return f"copy it again, or delete it and build it: unetsharp build-engine FILE.onnx -o {root}"
 
 
-def _how_to_pack(root: Path) -> str:
-    return f"zip the files in the bundle's folder, not the folder: zip -0 -r ../{root.name} ."
+def _without(path: str, members: Iterable[str], root: Path) -> str:
+    """What to say of a zip that lacks ``path``."""
+    if any(name.endswith("/data.pkl") for name in members):
+        return "a PyTorch checkpoint, which runs code when it is loaded; give weights as .safetensors"
+    how = f"zip the files in the bundle's folder, not the folder: zip -0 -r ../{root.name} ."
+    return f"a zip without {path} at its top; {how}"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from unetsharp.build.description import layer_precisions, quantization_facts
 from unetsharp.build.flavours import RTX, TURING, Loaded
 from unetsharp.build.manifest import EngineEntry, Manifest
 from unetsharp.build.source import Source, parse_onnx, read_source
-from unetsharp.build.trust import signed
+from unetsharp.build.trust import check_key, signed
 from unetsharp.cli.output import Output
 from unetsharp_engines import __version__
 from unetsharp_engines.errors import InputError, MissingCapabilityError
@@ -62,6 +62,7 @@ def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) 
     MissingCapabilityError for a runtime that this machine lacks.
     """
     check_replaceable(root)
+    check_key()
     source = read_source(onnx)
     if options.add:
         precision = precision_to_add(open_bundle(root), source, options.precision)
@@ -70,7 +71,9 @@ def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) 
     _check_options(options, source, choice)
     output.say(f"Runtime: {choice.label}, {choice.why}")
     if options.precision == "int8" and source.precision == "fp32":
-        source = _quantized(source, options, output)
+        source = _quantized(source, choice, options, output)
+    elif source.precision == "int8":
+        _check_placement(source, choice, output)
     if choice.loaded is None:
         return _write(root, source, options, ())
     entry, engine = _engine(source, choice.loaded, choice.targets, options, output)
@@ -114,12 +117,25 @@ def _check_int8(options: BuildOptions, source: Source) -> None:
         raise InputError("--int8 needs --calibration DIR, a PanNuke folder, or an ONNX that `unetsharp quantize` wrote")
 
 
-def _quantized(source: Source, options: BuildOptions, output: Output) -> Source:
-    """The INT8 network of float ``source``, as ``unetsharp quantize`` makes it by default."""
+def _check_placement(source: Source, choice: Choice, output: Output) -> None:
+    """Raise InputError for INT8 placed for a CPU where TensorRT is to run it; warn of the other way round."""
+    for_cpu = (quantization_facts(source.model) or {}).get("runtime") == "onnxruntime"
+    if for_cpu and choice.loaded is not None:
+        raise InputError(
+            f"{source.path}: was quantized for ONNX Runtime, and {choice.label} takes no uint8; "
+            f"quantize it with --runtime tensorrt"
+        )
+    if not for_cpu and choice.loaded is None:
+        output.warn("quantized for TensorRT: ONNX Runtime is faster with fp32, or quantized with --runtime onnxruntime")
+
+
+def _quantized(source: Source, choice: Choice, options: BuildOptions, output: Output) -> Source:
+    """The INT8 network of float ``source``, as ``unetsharp quantize`` makes it for the runtime chosen."""
     from unetsharp.quantize.quantizer import QuantizeSettings, quantize_source
 
     assert options.calibration is not None
-    quantized = quantize_source(source, options.calibration, QuantizeSettings(), output)
+    settings = QuantizeSettings(runtime="onnxruntime" if choice.loaded is None else "tensorrt")
+    quantized = quantize_source(source, options.calibration, settings, output)
     model = parse_onnx(quantized.content, source.path)
     return dataclasses.replace(source, content=quantized.content, model=model, precision="int8")
 

@@ -25,7 +25,7 @@ from unetsharp.build.manifest import EngineEntry
 from unetsharp.cli.output import Output
 from unetsharp_engines.errors import InputError
 
-__all__ = ["is_own", "key_path", "signed"]
+__all__ = ["check_key", "is_own", "key_path", "signed"]
 
 _KEY_BYTES = 32
 
@@ -33,6 +33,11 @@ _KEY_BYTES = 32
 def key_path() -> Path:
     """Where this user's key is kept, e.g. ``~/.config/unetsharp/engine-key`` (on Linux ``XDG_CONFIG_HOME`` counts)."""
     return Path(typer.get_app_dir("unetsharp")) / "engine-key"
+
+
+def check_key() -> None:
+    """Raise InputError for a key file that `signed` would refuse: before a build, not after it."""
+    _key()
 
 
 def signed(engine: EngineEntry, onnx_sha256: str, output: Output) -> EngineEntry:

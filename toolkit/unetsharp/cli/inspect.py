@@ -10,7 +10,7 @@ from unetsharp_engines.errors import InputError
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights, ONNX, bundle folder or engine.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights, ONNX, bundle or engine.")],
     *,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Draw what each layer of an engine moves per image.")
@@ -20,6 +20,7 @@ def inspect(
     """Say what a file is: network, precision, shapes, operations, hashes, and where it can run.
 
     Files are told by their content. Nothing in them is executed; an engine is never loaded.
+    Of an ONNX it says which TensorRT takes it, of a bundle who built its engines.
 
     \b
     Example:
