@@ -52,6 +52,14 @@ def test_int8_for_onnxruntime_is_the_onnx_alone(tmp_path: Path, quantized: Path)
     assert (bundle.manifest.precision, bundle.manifest.engines) == ("int8", ())
 
 
+def test_int8_placed_for_a_cpu_is_for_no_gpu(tmp_path: Path, folder: Path) -> None:
+    onnx = painter(tmp_path / "model.onnx", hard=False)
+    options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
+    bundle = build_bundle(onnx, tmp_path / "bundle", options, QUIET)
+    with pytest.raises(InputError, match="--runtime tensorrt"):
+        build_bundle(bundle.root, tmp_path / "other", rtx(), QUIET)
+
+
 def test_what_misses_its_budget_is_never_built_in_another_precision(tmp_path: Path, folder: Path) -> None:
     onnx = painter(tmp_path / "model.onnx", hard=True, kernel=3)
     options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
