@@ -36,6 +36,8 @@ BATCH = {"edge": 16}
 PATIENCE = 40.0
 """Seconds for one network to be built and timed."""
 ROUNDS = 50
+NO_BUILDER = 4
+"""What the child process exits with."""
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -199,6 +201,8 @@ def build(arguments: argparse.Namespace) -> None:
     while waiting and time.monotonic() < end:
         for line in _child(arguments, tuple(waiting), end):
             found[waiting.pop(0)] = line
+            if line.get("exit") == NO_BUILDER:
+                sys.exit(NO_BUILDER)
     for name in waiting:
         found[name] = {"result": "no time was left"}
     (arguments.out or arguments.work / "found.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -247,7 +251,11 @@ def one_by_one(arguments: argparse.Namespace) -> None:
 
     log = Log()
     start = time.monotonic()
-    builder = trt.Builder(log)
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # what its bindings raise where the library made none
+        print(f"TensorRT {trt.__version__} makes no builder: {'; '.join(log.errors) or error}", flush=True)
+        sys.exit(NO_BUILDER)
     print(f"TensorRT {trt.__version__}, builder after {time.monotonic() - start:.1f} s", flush=True)
     cache = b""
     for name in arguments.names:
