@@ -39,19 +39,34 @@ def stain_target_facts() -> dict[str, Any]:
 def layer_precisions(model: "onnx.ModelProto") -> dict[str, str]:
     """Precision of each layer with weights, by name, where not all are alike; nothing where they are.
 
-    ``int8`` is a layer whose weights come from a DequantizeLinear; others have their weights' own format.
+    ``int8`` is a layer whose weights come from a DequantizeLinear, be it through a Cast; others compute in the format
+    in which their weights reach them.
     """
+    makers = {node.output[0]: node for node in model.graph.node if node.output}
+    formats = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    layers = {
+        node.name or node.output[0]: _precision_of(node.input[1], makers, formats)
+        for node in model.graph.node
+        if node.op_type in _WEIGHTED and len(node.input) > 1
+    }
+    known = {name: precision for name, precision in layers.items() if precision}
+    return known if len(set(known.values())) > 1 else {}
+
+
+def _precision_of(weights: str, makers: dict[str, "onnx.NodeProto"], formats: dict[str, int]) -> str:
+    """Of a layer with ``weights``; empty where they are none, but computed from pictures."""
     import onnx
 
-    formats = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    quantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
-    layers = {
-        node.name or node.output[0]: "int8" if node.input[1] in quantized else names[formats[node.input[1]]]
-        for node in model.graph.node
-        if node.op_type in _WEIGHTED and (node.input[1] in quantized or formats.get(node.input[1]) in names)
-    }
-    return layers if len(set(layers.values())) > 1 else {}
+    names: dict[int, str] = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
+    if weights in formats:
+        return names.get(formats[weights], "")
+    maker = makers.get(weights)
+    if maker is None or maker.op_type not in ("Cast", "DequantizeLinear"):
+        return ""
+    if maker.op_type == "DequantizeLinear":
+        return "int8"
+    stored = _precision_of(maker.input[0], makers, formats)
+    return "int8" if stored == "int8" else stored and names.get(maker.attribute[0].i, "")
 
 
 def quantization_facts(model: "onnx.ModelProto") -> dict[str, Any] | None:
