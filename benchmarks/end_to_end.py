@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from turns import in_turn, meet
+from unetsharp.bench.energy import metered
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.runtimes.base import Runtime
 from unetsharp_engines.stain import IDENTITY, StainPlan
@@ -128,20 +129,27 @@ def agreement(runtime: Runtime, work: Path) -> float:
 
 
 def once(runtime: Runtime, tiles: Tiles) -> float:
-    """Tiles a second of one call, after one that warms up."""
+    """Tiles a second of one call, after one of half as many that warms up."""
     runtime.labels(tiles[: len(tiles) // 2], PER_TILE)
     start = time.perf_counter()
     runtime.labels(tiles, PER_TILE)
     return len(tiles) / (time.perf_counter() - start)
 
 
-def throughput(runtime: Runtime, tiles: Tiles, lock: Path) -> dict[str, float]:
-    """Tiles a second over turns."""
-    rates = []
+def throughput(runtime: Runtime, tiles: Tiles, lock: Path) -> dict[str, float | None]:
+    """Tiles a second over turns, and joules a tile over all of them."""
+    rates, joules = [], []
     for _ in range(TURNS):
-        with in_turn(lock):
+        with in_turn(lock), metered(runtime.device) as energy:
             rates.append(once(runtime, tiles))
-    return {"median": round(statistics.median(rates), 1), "least": round(min(rates), 1), "most": round(max(rates), 1)}
+        joules.append(energy.joules)
+    told = [value for value in joules if value is not None]
+    return {
+        "median": round(statistics.median(rates), 1),
+        "least": round(min(rates), 1),
+        "most": round(max(rates), 1),
+        "joules_per_tile": round(statistics.median(told) / (1.5 * len(tiles)), 5) if told else None,
+    }
 
 
 def best_of(chains: dict[str, Runtime], tiles: Tiles, lock: Path) -> dict[str, float]:
