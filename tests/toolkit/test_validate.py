@@ -190,7 +190,8 @@ def test_a_run_that_ends_early_leaves_no_report(place_: Path, tmp_path: Path) ->
     assert list((tmp_path / "drift-report").iterdir()) == []
 
 
-def test_weights_are_followed_through_every_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bundle", "tail_less"), [("bundle", False), ("bundle.zip", True)])
+def test_weights_are_followed_through_every_step(tmp_path: Path, bundle: str, tail_less: bool) -> None:
     pytest.importorskip("torch", reason="the reference is run by PyTorch")
     from support.networks import random_network
     from unetsharp.export.exporter import ExportSettings, export_onnx
@@ -201,10 +202,10 @@ def test_weights_are_followed_through_every_step(tmp_path: Path) -> None:
     info = ModelInfo(name="random", encoder="test_efficientnet", width=4, train_size=64, stain="none")
     save_weights(weights, random_network("test_efficientnet", 4), info)
     released(tmp_path / "PanNuke", 3, real_fold())
-    export_onnx(weights, tmp_path / "m.onnx", ExportSettings(size=192), QUIET)
-    build_bundle(tmp_path / "m.onnx", tmp_path / "bundle", BuildOptions(runtime="onnxruntime"), QUIET)
+    export_onnx(weights, tmp_path / "m.onnx", ExportSettings(size=192, tail_less=tail_less), QUIET)
+    build_bundle(tmp_path / "m.onnx", tmp_path / bundle, BuildOptions(runtime="onnxruntime"), QUIET)
     fold = open_folds(tmp_path / "PanNuke")[3]
-    seen = validate_bundle(tmp_path / "bundle", weights, fold, ValidateSettings(images=3), QUIET)
+    seen = validate_bundle(tmp_path / bundle, weights, fold, ValidateSettings(images=3), QUIET)
     assert [r.ran.step.key for r in seen.assessment.steps] == ["reference", "exported", "rewritten", "onnxruntime"]
     assert seen.assessment.verdict is Verdict.PASSED
     for result in seen.assessment.steps[1:]:

@@ -94,14 +94,15 @@ def reliability_chart(series: Sequence[tuple[str, Floats]]) -> str:
 
 
 def layers_chart(layers: Sequence[LayerNoise]) -> str:
-    """Signal to noise of each convolution's output, decibel; part of the network by part."""
-    ordered = _by_part(layers)
+    """Signal to noise of each convolution's output, decibel, part of the network by part; without silent layers."""
+    ordered = _by_part([layer for layer in layers if not math.isnan(layer.sqnr_db)])
     left, top, height, width = 44, 26, 230, 1088
-    ceiling = max(40.0, *(10 * math.ceil(x.sqnr_db / 10) for x in ordered if math.isfinite(x.sqnr_db)))
+    finite = [layer.sqnr_db for layer in ordered if math.isfinite(layer.sqnr_db)]
+    ceiling = 10 * math.ceil(max([40.0, *finite]) / 10)
 
     def xy(place: float, decibels: float) -> tuple[float, float]:
         clipped = max(0.0, min(ceiling, decibels))
-        return left + (width - left - 8) * (place + 0.5) / len(ordered), top + height * (1 - clipped / ceiling)
+        return left + (width - left - 8) * (place + 0.5) / max(len(ordered), 1), top + height * (1 - clipped / ceiling)
 
     parts = []
     for decibels in range(0, int(ceiling) + 1, 10):
@@ -112,9 +113,8 @@ def layers_chart(layers: Sequence[LayerNoise]) -> str:
     for place, name in _part_starts(ordered):
         x = xy(place - 0.5, 0)[0]
         parts.append(_line(x, top - 12, x, top + height, LINE))
-        parts.append(
-            _text(*((width, top - 6, name, FAINT, "end") if x > width - 60 else (x + 4, top - 6, name, FAINT)))
-        )
+        fits = x < width - 60
+        parts.append(_text(x + 4 if fits else width, top - 6, name, FAINT, "start" if fits else "end"))
     parts += [_dot(*xy(place, layer.sqnr_db), layer) for place, layer in enumerate(ordered)]
     parts += _legend(ordered, left, top + height + 24)
     return _svg(width, top + height + 36, "Signal to noise of every layer's output, dB", parts)

@@ -108,7 +108,7 @@ def _opened(root: Path) -> Bundle:
 
 
 def _chosen(fold: Fold, settings: ValidateSettings, output: Output) -> list[int]:
-    if settings.images is None:
+    if settings.images is None or settings.images >= len(fold):
         return list(range(len(fold)))
     with output.progress(f"Choosing in fold {fold.number}", total=None, unit="patches") as advance:
         return [patch.index for patch in select(fold, candidates(fold, advance), settings.images).patches]
