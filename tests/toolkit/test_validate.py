@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -25,6 +26,8 @@ from unetsharp.validate.validation import ValidateSettings, validate_bundle
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.quantization import place, quantize
 from unetsharp_engines.rewrites.graph import Graph
+from unetsharp_engines.runtimes.base import Runtime
+from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
 from unetsharp_trainer.data.pannuke import open_folds
 
 PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
@@ -114,6 +117,43 @@ def test_an_engine_without_a_gpu_is_not_run_and_not_validated(place_: Path) -> N
     by_name = run(place_, "rtx-bundle", "--runtime", "onnxruntime", "--report", "cpu", "--json")
     assert by_name.returncode == 0, by_name.stderr
     assert any("also holds an engine" in caveat for caveat in strict(by_name.stdout)["caveats"])
+
+
+def test_an_engine_that_runs_is_the_last_step(place_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'unetsharp[rtx]'")
+    options = BuildOptions(runtime="tensorrt-rtx", targets=("sm75",), batch=(1, 1, 1), precision="fp32")
+    build_bundle(place_ / "easy.onnx", tmp_path / "bundle", options, QUIET)
+    fold = open_folds(place_ / "PanNuke")[3]
+    asked = []
+
+    def on_a_gpu(root: Path, name: str, *, trust: bool) -> Runtime:
+        asked.append((root, name, trust))
+        return OnnxRuntime(place_ / "easy.onnx")
+
+    monkeypatch.setattr("unetsharp.validate.chain.open_runtime", on_a_gpu)
+    settings = ValidateSettings(trust=True, images=2)
+    seen = validate_bundle(tmp_path / "bundle", place_ / "easy.onnx", fold, settings, QUIET)
+    assert asked == [(tmp_path / "bundle", "tensorrt-rtx", True)]
+    assert [r.ran.step.key for r in seen.assessment.steps] == ["reference", "exported", "tensorrt-rtx"]
+    assert seen.assessment.verdict is Verdict.PASSED
+
+    def refused(root: Path, name: str, *, trust: bool) -> Runtime:
+        raise InputError("no engine in it fits this machine")
+
+    monkeypatch.setattr("unetsharp.validate.chain.open_runtime", refused)
+    seen = validate_bundle(tmp_path / "bundle", place_ / "easy.onnx", fold, settings, QUIET)
+    assert [n.reason for n in seen.assessment.not_run] == ["no engine in it fits this machine"]
+    assert seen.assessment.verdict is Verdict.INCOMPLETE
+
+
+def test_a_damaged_bundle_is_refused_before_anything_runs(place_: Path, tmp_path: Path) -> None:
+    shutil.copytree(place_ / "easy-bundle", tmp_path / "bundle")
+    content = bytearray((tmp_path / "bundle" / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "bundle" / "model.onnx").write_bytes(content)
+    fold = open_folds(place_ / "PanNuke")[3]
+    with pytest.raises(InputError, match="SHA-256"):
+        validate_bundle(tmp_path / "bundle", place_ / "easy.onnx", fold, ValidateSettings(), QUIET)
 
 
 @pytest.mark.parametrize(
