@@ -9,10 +9,13 @@ from typing import Any
 from unetsharp_engines.contract import CLASSES, MPP, TILE
 from unetsharp_engines.errors import InputError
 
-__all__ = ["METADATA_KEY", "ModelInfo"]
+__all__ = ["METADATA_KEY", "QUANTIZATION_KEY", "ModelInfo"]
 
 METADATA_KEY = "unetsharp"
 """Key under which `ModelInfo.to_json` is stored in safetensors metadata and ONNX ``metadata_props``."""
+
+QUANTIZATION_KEY = "unetsharp.quantization"
+"""Key in ONNX ``metadata_props`` under which an INT8 network says how it was made and what it lost, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)

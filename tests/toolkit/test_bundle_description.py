@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from support.tiny_onnx import tiny_onnx
 from unetsharp.build.description import contract_facts, layer_precisions, quantization_facts, stain_target_facts
 from unetsharp.export.precision import to_fp16
-from unetsharp.quantize.quantizer import QUANTIZATION_KEY
 from unetsharp_engines.contract import CLASSES
 from unetsharp_engines.errors import InputError
+from unetsharp_engines.model_info import QUANTIZATION_KEY
 
 
 def network(*layers: str) -> onnx.ModelProto:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from unetsharp.build.strict_json import parse_object
 from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES, INPUT_NAME, OUTPUT_NAME
 from unetsharp_engines.errors import InputError
+from unetsharp_engines.model_info import QUANTIZATION_KEY
 from unetsharp_engines.stain.target import TARGET_MAX_CONCENTRATIONS, TARGET_STAINS, WHITE
 
 if TYPE_CHECKING:
@@ -74,8 +75,6 @@ def quantization_facts(model: "onnx.ModelProto") -> dict[str, Any] | None:
 
     Raises InputError for a record that is no JSON object.
     """
-    from unetsharp.quantize.quantizer import QUANTIZATION_KEY
-
     found = [entry.value for entry in model.metadata_props if entry.key == QUANTIZATION_KEY]
     try:
         return parse_object(found[0].encode()) if found else None

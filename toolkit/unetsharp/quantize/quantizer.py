@@ -17,6 +17,7 @@ from unetsharp.quantize.selection import Selection, candidates, select, split_fo
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.errors import GateFailedError, InputError
+from unetsharp_engines.model_info import QUANTIZATION_KEY
 from unetsharp_engines.quantization import (
     METHODS,
     Calibration,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["QUANTIZATION_KEY", "RUNTIMES", "QuantizeSettings", "Quantized", "quantize_source"]
-
-QUANTIZATION_KEY = "unetsharp.quantization"
-"""Key in ONNX ``metadata_props`` under which an INT8 network says how it was made and what it lost, as JSON."""
 
 RUNTIMES = ("tensorrt", "onnxruntime")
 """TensorRT and TensorRT-RTX on a GPU, ONNX Runtime on a CPU."""
