@@ -143,10 +143,19 @@ def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
     config.profiling_verbosity = loaded.trt.ProfilingVerbosity.DETAILED  # the engine tells its layers: `inspect`
     if loaded.flavour.autotunes:
         config.set_tactic_sources(loaded.tactic_sources())
+    _serve_contexts(loaded.trt, config)
     _tune(loaded, plan.tuning, config)
     if not loaded.flavour.autotunes:
         _set_targets(loaded.trt, config, plan.targets)
     return config
+
+
+def _serve_contexts(trt: Any, config: Any) -> None:
+    """Let several execution contexts share the engine's one profile, and let each be captured in a CUDA graph."""
+    if "PROFILE_SHARING_0806" in trt.PreviewFeature.__members__:
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    if "REQUIRE_USER_ALLOCATION" in trt.BuilderFlag.__members__:
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def _tune(loaded: Loaded, tuning: Tuning, config: Any) -> None:
