@@ -54,13 +54,22 @@ class TestOnTheFake(RuntimeTester):
 
 
 class TestVersions:
-    @pytest.mark.parametrize("version", ["8.6.0", "11.4.0"])
-    def test_each_has_its_own_way_to_a_context(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    @pytest.mark.parametrize(
+        ("version", "content", "copies"),
+        [("8.6.0", b"taps half shared", 1), ("8.6.0", b"taps half", 4), ("11.4.0", b"taps half", 1)],
+        ids=["8.6 built to share", "8.6", "11.4"],
+    )
+    def test_each_has_its_own_way_to_contexts(
+        self, monkeypatch: pytest.MonkeyPatch, version: str, content: bytes, copies: int
+    ) -> None:
         gpu = install(Gpu(), monkeypatch, most=MOST, tensorrt_version=version)
-        with open_engine() as runtime:
+        with open_engine(content) as runtime:
             assert runtime.version == version
-            assert runtime.labels(tiles(3), PER_TILE).shape == (3, 64, 64)
-            assert gpu.graphs > 0
+            for _ in range(3):
+                assert runtime.labels(tiles(6), PER_TILE).shape == (6, 64, 64)  # batches of 4 and 2, on two slots
+                assert runtime.labels(tiles(4), PER_TILE).shape == (4, 64, 64)
+            assert (gpu.contexts, gpu.graphs) == (4, 4)
+            assert len(runtime._engine._copies) == copies
 
     def test_rtx_is_captured_where_it_says_it_can_be(self, gpu: Gpu) -> None:
         with open_engine(name="tensorrt-rtx", slots=1) as runtime:

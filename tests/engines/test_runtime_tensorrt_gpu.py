@@ -38,8 +38,11 @@ def _gpu() -> Iterator[None]:
 
 
 @cache
-def engine(kind: str, low: int = 32, high: int = 256) -> bytes:
-    """One 1×1 convolution of 1 to `MOST` tiles of ``low`` to ``high`` pixels a side: to logits, or to taps at half."""
+def engine(kind: str, shared: bool = True) -> bytes:
+    """One 1×1 convolution of 1 to `MOST` tiles of 32 to 256 pixels a side: to logits, or to taps at half.
+
+    ``shared`` is whether its contexts share its profile, which TensorRT 8.6 must be told.
+    """
     import tensorrt as trt
 
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
@@ -56,8 +59,8 @@ def engine(kind: str, low: int = 32, high: int = 256) -> bytes:
     if half and hasattr(trt.BuilderFlag, "FP16"):
         output.dtype = trt.DataType.HALF
     profile = builder.create_optimization_profile()
-    profile.set_shape("image", (1, 3, low, low), (MOST, 3, high, high), (MOST, 3, high, high))
-    return bytes(builder.build_serialized_network(network, _config(trt, builder, profile, half)))
+    profile.set_shape("image", (1, 3, 32, 32), (MOST, 3, 256, 256), (MOST, 3, 256, 256))
+    return bytes(builder.build_serialized_network(network, _config(trt, builder, profile, half, shared)))
 
 
 def _flags(trt: Any) -> int:
@@ -66,11 +69,13 @@ def _flags(trt: Any) -> int:
     return 1 << int(members[wanted]) if wanted in members else 0
 
 
-def _config(trt: Any, builder: Any, profile: Any, half: bool) -> Any:
+def _config(trt: Any, builder: Any, profile: Any, half: bool, shared: bool) -> Any:
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
     own = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
     config.set_tactic_sources(sum(1 << int(getattr(trt.TacticSource, name)) for name in own))
+    if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806") and shared:
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     if half and int(trt.__version__.split(".")[0]) < 10:
         config.set_flag(trt.BuilderFlag.FP16)
     return config
@@ -138,6 +143,12 @@ class TestMemory:
             expected = plain.labels(tiles(7), PER_TILE)
         with TensorRtRuntime(engine("taps half"), INFO, slots=3) as captured:
             np.testing.assert_array_equal(captured.labels(tiles(7), PER_TILE), expected)
+
+    def test_an_engine_that_shares_no_profile_runs_too(self) -> None:
+        with TensorRtRuntime(engine("taps half"), INFO) as runtime:
+            expected = runtime.labels(tiles(7), PER_TILE)
+        with TensorRtRuntime(engine("taps half", shared=False), INFO) as runtime:
+            np.testing.assert_array_equal(runtime.labels(tiles(7), PER_TILE), expected)
 
     def test_stages_are_timed(self) -> None:
         with TensorRtRuntime(engine("taps half"), INFO) as runtime:

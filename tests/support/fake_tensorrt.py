@@ -62,6 +62,9 @@ class FakeEngine:
         self._output = ("head_taps", TAPS) if self.tailless else ("logits", len(CLASSES))
         self._most = most
         self.num_io_tensors = 2
+        self.shares = b"shared" in content
+        """Whether contexts share its profile, which 8.6 must be told to build and later versions always do."""
+        self.contexts = 0
 
     def get_tensor_name(self, index: int) -> str:
         return ("image", self._output[0])[index]
@@ -96,22 +99,24 @@ class Engine11(FakeEngine):
 
     device_memory_size_v2 = WORKING_BYTES
 
-    def create_execution_context(self, strategy: str) -> "FakeContext":
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.shares = True
+
+    def create_execution_context(self, strategy: Any) -> "FakeContext":
         assert strategy == "user-managed"
         return Context11(self._gpu, self)
 
 
-class EngineRtx(FakeEngine):
+class EngineRtx(Engine11):
     """As TensorRT-RTX has it."""
-
-    device_memory_size_v2 = WORKING_BYTES
 
     def create_runtime_config(self) -> SimpleNamespace:
         config = SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="lazy", strategy="static")
         config.set_execution_context_allocation_strategy = lambda strategy: setattr(config, "strategy", strategy)
         return config
 
-    def create_execution_context(self, config: SimpleNamespace) -> "FakeContext":
+    def create_execution_context(self, config: Any) -> "FakeContext":
         assert (config.strategy, config.dynamic_shapes_kernel_specialization_strategy) == ("user-managed", "eager")
         return ContextRtx(self._gpu, self)
 
@@ -123,6 +128,8 @@ class FakeContext:
         self._gpu, self._engine = gpu, engine
         self._at: dict[str, int] = {}
         self.enqueued = 0
+        self.active_optimization_profile = 0 if engine.contexts == 0 else -1
+        engine.contexts += 1
 
     def __del__(self) -> None:
         self._gpu.contexts -= 1
@@ -130,6 +137,12 @@ class FakeContext:
     def give(self, address: int, size: int) -> None:
         assert size == WORKING_BYTES
         self._gpu.at(address, (size,), np.uint8)[:] = 0
+
+    def set_optimization_profile_async(self, index: int, handle: int) -> bool:
+        assert handle in self._gpu.streams
+        if self._engine.shares:
+            self.active_optimization_profile = index
+        return self._engine.shares
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
         assert self.enqueued == 0, "a captured context must not change its shape"
@@ -146,6 +159,8 @@ class FakeContext:
     def execute_async_v3(self, handle: int) -> bool:
         stream = self._gpu.streams[handle]
         assert self.enqueued or stream.captured is None, "the first run must not be captured"
+        if self.active_optimization_profile < 0:
+            return False
         self.enqueued += 1
         stream.put("network", self._run)
         return True

@@ -8,6 +8,7 @@ What differs between versions is in this file:
 Size of working memory     device_memory_size       the same, or …_v2     …_v2
 Context without it         …_without_device_memory  USER_MANAGED          by runtime config
 Giving it to the context   device_memory = …        set_device_memory     set_device_memory
+Contexts of one engine     1, or built to share     any number            any number
 Kernels are made           by the builder           by the builder        at a shape's first run
 CUDA graphs                yes                      yes                   if the context says so
 =========================  =======================  ====================  =================
@@ -75,14 +76,11 @@ class Engine:
         self._runtime = trt.Runtime(self._log)
         if host_code:
             self._runtime.engine_host_code_allowed = True
-        self._engine = self._runtime.deserialize_cuda_engine(content)
-        if self._engine is None:
-            raise InputError(
-                f"{source}: TensorRT {trt.__version__} refuses it here ({self._log.reason}); build it again on this "
-                "machine with `unetsharp build-engine`"
-            )
         self._trt = trt
         self._source = source
+        self._content = content
+        self._engine = self._loaded()
+        self._copies = [self._engine]
         self.input, self.output = self._tensors()
         self.least, _, self.most = self._profile()
         self.working_bytes = int(_first(self._engine, "device_memory_size_v2", "device_memory_size"))
@@ -98,9 +96,12 @@ class Engine:
         factor = 2 if self.is_tailless else 1
         return count, self.output.shape[1], height // factor, width // factor
 
-    def execution(self, shape: Shape, *, input_at: int, output_at: int, working_at: int) -> "Execution":
-        """The engine set up for one input shape; the addresses are of device memory that outlives it."""
-        context = self._context(working_at)
+    def execution(self, shape: Shape, stream: Any, *, input_at: int, output_at: int, working_at: int) -> "Execution":
+        """The engine set up for one input shape, to run on ``stream``, a ``pycuda.driver.Stream``.
+
+        The addresses are of device memory that outlives it.
+        """
+        context = self._context(stream, working_at)
         context.set_input_shape(INPUT_NAME, shape)
         seen, wanted = tuple(context.get_tensor_shape(self.output.name)), self.output_shape(shape[0], *shape[2:])
         if seen != wanted:
@@ -111,11 +112,29 @@ class Engine:
 
     def close(self) -> None:
         """Free it. Its executions must be gone."""
+        self._copies.clear()
         self._engine = None
         self._runtime = None
 
-    def _context(self, working_at: int) -> Any:
-        context = self._new_context()
+    def _loaded(self) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(self._content)
+        if engine is None:
+            raise InputError(
+                f"{self._source}: TensorRT {self._trt.__version__} refuses it here ({self._log.reason}); build it "
+                "again on this machine with `unetsharp build-engine`"
+            )
+        return engine
+
+    def _context(self, stream: Any, working_at: int) -> Any:
+        """A context of the engine's only profile. Each has one of its own, so that graphs keep their shapes.
+
+        An engine of TensorRT 8.6 that was not built to share its profile gives it to one context alone: then another
+        copy of the engine is loaded for the next.
+        """
+        context = self._with_profile(self._copies[-1], stream)
+        if context is None:
+            self._copies.append(self._loaded())
+            context = self._with_profile(self._copies[-1], stream)
         if context is None:
             raise MissingCapabilityError(f"{self._source}: TensorRT cannot set it up here ({self._log.reason})")
         if hasattr(context, "set_device_memory"):
@@ -124,19 +143,27 @@ class Engine:
             context.device_memory = working_at
         return context
 
-    def _new_context(self) -> Any:
+    def _with_profile(self, engine: Any, stream: Any) -> Any:
+        """A new context of ``engine`` in its profile, or None where it cannot be had."""
+        context = self._new_context(engine)
+        if context is not None and context.active_optimization_profile != 0:
+            context.set_optimization_profile_async(0, stream.handle)
+            stream.synchronize()
+        return context if context is not None and context.active_optimization_profile == 0 else None
+
+    def _new_context(self, engine: Any) -> Any:
         """A context that waits for its working memory."""
         strategies = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
         if strategies is None:
-            return self._engine.create_execution_context_without_device_memory()
+            return engine.create_execution_context_without_device_memory()
         specialization = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
         if specialization is None:
-            return self._engine.create_execution_context(strategies.USER_MANAGED)
-        config = self._engine.create_runtime_config()
+            return engine.create_execution_context(strategies.USER_MANAGED)
+        config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategies.USER_MANAGED)
         # Made at once, not in the background: a graph keeps the kernels that it was captured with.
         config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
-        return self._engine.create_execution_context(config)
+        return engine.create_execution_context(config)
 
     def _tensors(self) -> tuple[Tensor, Tensor]:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]

@@ -228,6 +228,7 @@ class Slot:
         if key not in self._executions:
             self._executions[key] = self._engine.execution(
                 (job.count, 3, job.height, job.width),
+                self._stream,
                 input_at=self._input_at,
                 output_at=self._output_at,
                 working_at=self._working_at,
