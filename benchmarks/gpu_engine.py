@@ -1,5 +1,6 @@
 """A TensorRT engine run from CUDA graphs by PyCUDA: only as much of a runtime as timing needs."""
 
+import atexit
 import json
 from pathlib import Path
 from typing import Any
@@ -15,43 +16,48 @@ __all__ = ["GpuEngine", "Runner", "device"]
 cuda.init()
 _CONTEXT = cuda.Device(0).retain_primary_context()
 _CONTEXT.push()
+atexit.register(cuda.Context.pop)  # else PyCUDA aborts the process when it ends
 
 
 class GpuEngine:
-    """An engine file, loaded."""
+    """An engine file."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
+        self._path = path
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engine is None:
-            raise SystemExit(f"{path}: TensorRT {trt.__version__} does not load it")
 
     def runner(self, image: npt.NDArray[np.float32]) -> "Runner":
-        """The engine on a batch [N, 3, H, W], as a CUDA graph."""
-        return Runner(self._engine, image)
+        """The engine on a batch [N, 3, H, W], as a CUDA graph. Raises RuntimeError where TensorRT refuses.
 
-    def layers(self, image: npt.NDArray[np.float32], runs: int = 20) -> list[dict[str, Any]]:
-        """The inspector's account of every layer, with its mean time on ``image`` as ``ms``."""
-        runner = Runner(self._engine, image)
-        milliseconds = runner.profiled(runs)
-        inspector = self._engine.create_engine_inspector()
-        inspector.execution_context = runner.context
-        told = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-        entries = [{"Name": entry} if isinstance(entry, str) else entry for entry in told["Layers"]]
-        return [{**entry, "ms": milliseconds.get(entry["Name"])} for entry in entries]
+        It is loaded anew for each, since engines of TensorRT 8.6 may have one execution context only.
+        """
+        engine = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
+        if engine is None:
+            raise RuntimeError(f"{self._path}: TensorRT {trt.__version__} does not load it")
+        return Runner(engine, image)
 
 
 class Runner:
     """One batch size of an engine: its buffers and its captured graph."""
 
     def __init__(self, engine: Any, image: npt.NDArray[np.float32]) -> None:
+        self._engine = engine
         self.context = engine.create_execution_context()
         self.stream = cuda.Stream(flags=1)
         self._bind(engine, image)
         self._enqueue()  # once outside the capture: TensorRT sets itself up
         self.stream.synchronize()
         self._graph = self._captured()
+
+    def layers(self, runs: int = 20) -> list[dict[str, Any]]:
+        """The inspector's account of every layer, with its mean time outside the graph as ``ms``."""
+        milliseconds = self._profiled(runs)
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self.context
+        told = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        entries = [{"Name": entry} if isinstance(entry, str) else entry for entry in told["Layers"]]
+        return [{**entry, "ms": milliseconds.get(entry["Name"])} for entry in entries]
 
     def run(self, times: int) -> float:
         """Run ``times`` times; milliseconds."""
@@ -69,7 +75,7 @@ class Runner:
         cuda.memcpy_dtoh(host, self._buffers[-1])
         return host.astype(np.float32)
 
-    def profiled(self, runs: int) -> dict[str, float]:
+    def _profiled(self, runs: int) -> dict[str, float]:
         """Mean milliseconds by layer, outside the graph."""
         profiler = _Profiler()
         self.context.profiler = profiler
@@ -91,7 +97,7 @@ class Runner:
 
     def _enqueue(self) -> None:
         if not self.context.execute_async_v3(self.stream.handle):
-            raise SystemExit("TensorRT did not run the engine")
+            raise RuntimeError("TensorRT did not run the engine")
 
     def _captured(self) -> Any:
         relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
@@ -118,8 +124,8 @@ def device() -> dict[str, str]:
 
 
 def _call(result: tuple[Any, ...]) -> Any:
-    """The value of a driver call; SystemExit where it failed."""
+    """The value of a driver call; RuntimeError where it failed."""
     error, *values = result
     if error != driver.CUresult.CUDA_SUCCESS:
-        raise SystemExit(f"CUDA: {error}")
+        raise RuntimeError(f"CUDA: {error}")
     return values[0] if values else None

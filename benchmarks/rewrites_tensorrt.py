@@ -13,6 +13,7 @@ ends at the head's taps; what finishes it is not in its time.
 """
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from turns import in_turn, meet, per_image, repeats_for
+from turns import arrive, in_turn, meet, per_image, repeats_for
 
 INPUT = "image"
 BATCHES = (1, 16, 64)
 TURNS = 7
+LAYERS_AT = 16
+"""Batch size at which layers are profiled."""
 MODES = ("eager", "reduce-overhead", "max-autotune")
+
+Forms = dict[tuple[str, int], Callable[[int], float]]
+"""By name and batch size: what runs n times and gives the milliseconds."""
 
 
 def sets() -> dict[str, tuple[str, ...]]:
@@ -146,20 +152,27 @@ def build(arguments: argparse.Namespace) -> None:
 
 
 def time_engines(arguments: argparse.Namespace) -> None:
-    """Time every engine at every batch size, in turns, then profile its layers."""
+    """Time every engine at every batch size, in turns, then profile its layers. One that fails stops no other."""
     from gpu_engine import GpuEngine, device
 
+    arrive(arguments.out, "tensorrt")
     image = np.load(arguments.out / "reference.npz")["image"]
-    engines = [GpuEngine(path) for path in arguments.engines]
-    runs = {(e.name, batch): e.runner(image[:batch]) for e in engines for batch in arguments.batches}
+    runs: dict[tuple[str, int], Any] = {}
+    for engine, batch in itertools.product(map(GpuEngine, arguments.engines), arguments.batches):
+        try:
+            runs[engine.name, batch] = runner = engine.runner(image[:batch])
+        except RuntimeError as error:
+            print(f"{engine.name}, batch {batch}: {error}", flush=True)
+            continue
+        if batch > 1:
+            np.savez(arguments.out / f"{engine.name}.output.npz", output=runner.output()[:2])
     meet(arguments.out, "tensorrt", arguments.meet)
-    timings = timed({key: runner.run for key, runner in runs.items()}, arguments)
+    timed({key: runner.run for key, runner in runs.items()}, arguments, arguments.out / "engines.json", device())
+    layers = {}
     for (name, batch), runner in runs.items():
-        if batch >= 2:
-            np.savez(arguments.out / f"{name}.output.npz", output=runner.output()[:2])
-    layers = {e.name: e.layers(image[:batch]) for e in engines for batch in arguments.batches if batch == 16}
-    write(arguments.out / "engines.json", {**device(), "timings": timings})
-    write(arguments.out / "layers.json", layers)
+        if batch == LAYERS_AT:
+            layers[name] = runner.layers()
+            write(arguments.out / "layers.json", layers)
 
 
 def time_torch(arguments: argparse.Namespace) -> None:
@@ -168,11 +181,12 @@ def time_torch(arguments: argparse.Namespace) -> None:
 
     from unetsharp_trainer.network import load_weights
 
+    arrive(arguments.out, "torch")
     network, _ = load_weights(arguments.weights or arguments.out / "paper.safetensors")
     network = network.cuda().half().to(memory_format=torch.channels_last)
     image = torch.from_numpy(np.load(arguments.out / "reference.npz")["image"]).cuda().half()
     image = image.to(memory_format=torch.channels_last)
-    forms: dict[tuple[str, int], Callable[[int], float]] = {}
+    forms: Forms = {}
     with torch.inference_mode():
         for mode in arguments.modes:
             for batch in arguments.batches:
@@ -182,8 +196,7 @@ def time_torch(arguments: argparse.Namespace) -> None:
         if arguments.prepare_only:
             return
         meet(arguments.out, "torch", arguments.meet)
-        timings = timed(forms, arguments)
-    write(arguments.out / "torch.json", {"torch": torch.__version__, "timings": timings})
+        timed(forms, arguments, arguments.out / "torch.json", {"torch": torch.__version__})
 
 
 def torch_form(logits: Callable[[Any], Any], image: Any, mode: str) -> Callable[[int], float]:
@@ -205,8 +218,13 @@ def torch_form(logits: Callable[[Any], Any], image: Any, mode: str) -> Callable[
     return run
 
 
-def timed(forms: dict[tuple[str, int], Callable[[int], float]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each form's median time a batch, in milliseconds, over turns that all forms take alike."""
+def timed(
+    forms: dict[tuple[str, int], Callable[[int], float]],
+    arguments: argparse.Namespace,
+    out: Path,
+    facts: dict[str, str],
+) -> None:
+    """Time each form over turns that all forms take alike; after each turn write ``facts`` and the times so far."""
     milliseconds: dict[tuple[str, int], list[float]] = {key: [] for key in forms}
     repeats: dict[tuple[str, int], int] = {}
     lock = arguments.out / "gpu.lock"
@@ -216,10 +234,10 @@ def timed(forms: dict[tuple[str, int], Callable[[int], float]], arguments: argpa
                 repeats[key] = repeats.get(key) or repeats_for(run)
                 run(2)
                 milliseconds[key].append(run(repeats[key]) / repeats[key])
-    rows = [{"form": name, "batch": b, **per_image(ms, b)} for (name, b), ms in milliseconds.items()]
+        rows = [{"form": name, "batch": b, **per_image(ms, b)} for (name, b), ms in milliseconds.items()]
+        write(out, {**facts, "timings": rows})
     for row in rows:
         print(f"{row['form']:32} batch {row['batch']:3} {row['ms_median']:8.3f} ms {row['images_per_s']:8.0f} images/s")
-    return rows
 
 
 def write(path: Path, content: Any) -> None:
