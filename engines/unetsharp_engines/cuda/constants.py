@@ -51,7 +51,7 @@ ESTIMATE_CHUNK: int = 16
 """Pixels that one of them reads at a time."""
 
 APPLY_THREADS: int = 128
-APPLY_PIXELS: int = 16
+APPLY_PIXELS: int = 8
 """Pixels a thread of the applying kernels normalizes."""
 
 PIXEL_BLOCK: tuple[int, int, int] = (32, 4, 1)

@@ -8,8 +8,8 @@
 namespace apply {
 
 constexpr int THREADS = APPLY_THREADS;
-constexpr int PIXELS = 8;  // at a time: 24 bytes in, one 16-byte store a plane out
-constexpr int CHUNKS = APPLY_PIXELS / PIXELS;
+constexpr int PIXELS = APPLY_PIXELS;
+static_assert(PIXELS == 8, "normalize reads three times 8 bytes; in FP16 it stores 16 bytes a plane");
 
 template <typename Out>
 struct alignas(16) Row {
@@ -39,10 +39,16 @@ __device__ __forceinline__ float network_value(const float* row, float offset, c
     return truncate(exp2_fast(fminf(level, LOG2_CLIP))) * BYTES_TO_UNIT;
 }
 
-// The pixels of three 8-byte words, one after another.
 template <typename Out>
-__device__ __forceinline__ void normalize_chunk(const uint2 (&read)[3], const Transform& transform, Row<Out> (&rows)[3]) {
-    const unsigned words[6] = {read[0].x, read[0].y, read[1].x, read[1].y, read[2].x, read[2].y};
+__device__ __forceinline__ void normalize(const u8* tiles, const float* transforms, Out* out, int pixels, int shared) {
+    const int first = (blockIdx.x * THREADS + threadIdx.x) * PIXELS;
+    if (first >= pixels) return;
+    const size_t tile = blockIdx.y;
+    const uint2* source = reinterpret_cast<const uint2*>(tiles + 3 * (tile * pixels + first));
+    const uint2 a = source[0], b = source[1], c = source[2];
+    const unsigned words[6] = {a.x, a.y, b.x, b.y, c.x, c.y};
+    const Transform transform = load(transforms + (shared ? 0 : 12 * tile));
+    Row<Out> rows[3];
 #pragma unroll
     for (int pixel = 0; pixel < PIXELS; ++pixel) {
         float logarithms[3];
@@ -54,32 +60,9 @@ __device__ __forceinline__ void normalize_chunk(const uint2 (&read)[3], const Tr
             from_float(value, rows[channel].values[pixel]);
         }
     }
-}
-
-template <typename Out>
-__device__ __forceinline__ void normalize(const u8* tiles, const float* transforms, Out* out, int pixels, int shared) {
-    const int begin = (blockIdx.x * CHUNKS * THREADS + threadIdx.x) * PIXELS;
-    const size_t tile = blockIdx.y;
-    uint2 read[CHUNKS][3];  // all are under way before the first is used
 #pragma unroll
-    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        const int first = begin + chunk * THREADS * PIXELS;
-        if (first >= pixels) continue;
-        const uint2* source = reinterpret_cast<const uint2*>(tiles + 3 * (tile * pixels + first));
-#pragma unroll
-        for (int i = 0; i < 3; ++i) read[chunk][i] = source[i];
-    }
-    const Transform transform = load(transforms + (shared ? 0 : 12 * tile));
-#pragma unroll
-    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        const int first = begin + chunk * THREADS * PIXELS;
-        if (first >= pixels) return;
-        Row<Out> rows[3];
-        normalize_chunk(read[chunk], transform, rows);
-#pragma unroll
-        for (int channel = 0; channel < 3; ++channel) {
-            *reinterpret_cast<Row<Out>*>(out + (3 * tile + channel) * pixels + first) = rows[channel];
-        }
+    for (int channel = 0; channel < 3; ++channel) {
+        *reinterpret_cast<Row<Out>*>(out + (3 * tile + channel) * pixels + first) = rows[channel];
     }
 }
 

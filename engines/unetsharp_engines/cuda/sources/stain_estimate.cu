@@ -122,14 +122,14 @@ __device__ inline void conclude_concentrations(Group& group, const int (&keys)[2
 STAIN_PASS(stain_moments) {
     using namespace estimate;
     Group& group = groups[blockIdx.y];
-    __shared__ Table<int> density;
-    density.fill(WHOLE_DENSITY);
+    __shared__ int density[LEVELS];
+    copy_table(WHOLE_DENSITY, density);
     __syncthreads();
     u64 count = 0;
     long long s[9] = {};
     each_pixel(tiles, pixels, [&](unsigned r, unsigned g, unsigned b) {
         if (!is_tissue(r, g, b)) return;
-        const long long x = density(r), y = density(g), z = density(b);
+        const long long x = density[r], y = density[g], z = density[b];
         count += 1;
         s[0] += x, s[1] += y, s[2] += z;
         s[3] += x * x, s[4] += x * y, s[5] += x * z, s[6] += y * y, s[7] += y * z, s[8] += z * z;
@@ -153,9 +153,8 @@ STAIN_PASS(stain_angles) {
     if (group.flagged) return;
     __shared__ unsigned histogram[1][BINS];
     clear<1>(histogram);
-    each_projection(tiles, pixels, group, [&](float x, float y, bool tissue) {
-        const int key = angle_key(x, y);
-        if (tissue) atomicAdd(&histogram[0][key >> FINE_BITS], 1u);
+    each_projection<true>(tiles, pixels, group, [&](float x, float y) {
+        atomicAdd(&histogram[0][angle_key(x, y) >> FINE_BITS], 1u);
     });
     __syncthreads();
     merge<1>(histogram, group);
@@ -167,9 +166,8 @@ STAIN_PASS(stain_angles_fine) {
     Group& group = groups[blockIdx.y];
     if (group.flagged) return;
     const unsigned bins[2] = {group.bins[0], group.bins[1]};
-    each_projection(tiles, pixels, group, [&](float x, float y, bool tissue) {
+    each_projection<true>(tiles, pixels, group, [&](float x, float y) {
         const int key = angle_key(x, y);
-        if (!tissue) return;
         tally_fine(group, bins, 0, key);
         tally_fine(group, bins, 1, key);
     });
@@ -186,7 +184,7 @@ STAIN_PASS(stain_concentrations) {
     if (group.flagged) return;
     __shared__ unsigned histogram[2][BINS];
     clear<2>(histogram);
-    each_projection(tiles, pixels, group, [&](float hematoxylin, float eosin, bool) {
+    each_projection<false>(tiles, pixels, group, [&](float hematoxylin, float eosin) {
         atomicAdd(&histogram[0][concentration_key(hematoxylin) >> FINE_BITS], 1u);
         atomicAdd(&histogram[1][concentration_key(eosin) >> FINE_BITS], 1u);
     });
@@ -200,7 +198,7 @@ STAIN_PASS(stain_concentrations_fine) {
     Group& group = groups[blockIdx.y];
     if (group.flagged) return;
     const unsigned bins[2] = {group.bins[0], group.bins[1]};
-    each_projection(tiles, pixels, group, [&](float hematoxylin, float eosin, bool) {
+    each_projection<false>(tiles, pixels, group, [&](float hematoxylin, float eosin) {
         tally_fine(group, bins, 0, concentration_key(hematoxylin));
         tally_fine(group, bins, 1, concentration_key(eosin));
     });

@@ -19,18 +19,19 @@ struct alignas(16) Group {
 };
 static_assert(sizeof(Group) == GROUP_BYTES, "GROUP_BYTES in constants.py");
 
-// Visits the projections on the group's two rows of every pixel that is this block's: visit(first, second, is tissue).
-template <typename Visit>
+// Visits the projections on the group's two rows of this block's pixels, or of those that are tissue: visit(first, second).
+template <bool TISSUE_ALONE, typename Visit>
 __device__ __forceinline__ void each_projection(const u8* tiles, int pixels, const Group& group, Visit visit) {
-    __shared__ Table<float> density;
-    density.fill(DENSITY);
+    __shared__ float density[LEVELS];
+    copy_table(DENSITY, density);
     float rows[6];
 #pragma unroll
     for (int i = 0; i < 6; ++i) rows[i] = group.rows[i];
     __syncthreads();
     each_pixel(tiles, pixels, [&](unsigned r, unsigned g, unsigned b) {
-        const float x = density(r), y = density(g), z = density(b);
-        visit(project(rows, x, y, z), project(rows + 3, x, y, z), is_tissue(r, g, b));
+        if (TISSUE_ALONE && !is_tissue(r, g, b)) return;
+        const float x = density[r], y = density[g], z = density[b];
+        visit(project(rows, x, y, z), project(rows + 3, x, y, z));
     });
 }
 

@@ -12,7 +12,6 @@ static_assert(CHUNK == 16, "each_pixel reads three times 16 bytes");
 constexpr int BINS = 2048;
 constexpr int FINE_BITS = 11;
 constexpr int KEYS = BINS << FINE_BITS;
-constexpr int COPIES = 4;  // of a table, by lane, so that fewer lanes meet in a bank
 
 // Visits every pixel that is this block's: visit(r, g, b). tiles: uint8 [groups, pixels, 3].
 template <typename Visit>
@@ -32,18 +31,12 @@ __device__ __forceinline__ bool is_tissue(unsigned r, unsigned g, unsigned b) {
     return max(r, max(g, b)) < DARKEST_GLASS;
 }
 
+constexpr int LEVELS = 256;
+
 template <typename T>
-struct Table {
-    T values[256 * COPIES];
-
-    __device__ __forceinline__ void fill(const T* from) {
-        for (int i = threadIdx.x; i < 256 * COPIES; i += THREADS) values[i] = from[i / COPIES];
-    }
-
-    __device__ __forceinline__ T operator()(unsigned level) const {
-        return values[level * COPIES + threadIdx.x % COPIES];
-    }
-};
+__device__ __forceinline__ void copy_table(const T* from, T (&to)[LEVELS]) {
+    for (int i = threadIdx.x; i < LEVELS; i += THREADS) to[i] = from[i];
+}
 
 __device__ __forceinline__ float project(const float* row, float r, float g, float b) {
     return fmaf(row[0], r, fmaf(row[1], g, row[2] * b));
