@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from support.cuda_emulator import emulated_kernels
 from support.cuda_machine import Machine, machine_called
 from unetsharp_engines.cuda import reference
 
@@ -107,6 +108,12 @@ def test_probabilities(machine: Machine, half: bool) -> None:
         found = shared(machine, given)
         assert np.abs(found - reference.probabilities(exact)).max() <= 1e-6
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+def test_the_order_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    taps = random(54, 21, 37, True)
+    forwards, back = (Machine(emulated_kernels(monkeypatch, backwards=b)) for b in (False, True))
+    np.testing.assert_array_equal(labelled(forwards, taps, 3), labelled(back, taps, 3))
 
 
 def test_the_first_of_equal_classes_wins(machine: Machine) -> None:

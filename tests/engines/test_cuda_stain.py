@@ -177,6 +177,14 @@ def test_the_number_of_blocks_does_not_matter(monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_array_equal(estimated(few, tiles)[0], estimated(many, tiles)[0])
 
 
+def test_the_order_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = dsb_tiles()[:3]
+    forwards, back = (Machine(emulated_kernels(monkeypatch, multiprocessors=4, backwards=b)) for b in (False, True))
+    found, again = estimated(forwards, tiles), estimated(back, tiles)
+    np.testing.assert_array_equal(found[0], again[0])
+    assert found[1] == again[1]
+
+
 @pytest.mark.parametrize("pixels", [0, 24, MAX_PIXELS + 16])
 def test_refuses_groups_it_cannot_read(machine: Machine, pixels: int) -> None:
     with pytest.raises(ValueError, match="pixels a group; it takes a multiple of 16"):

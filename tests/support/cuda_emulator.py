@@ -22,8 +22,11 @@ SHIM = Path(__file__).parent / "cuda_on_cpu"
 _TYPES = {"P": ctypes.c_void_p, "i": ctypes.c_int}
 
 
-def emulated_kernels(monkeypatch: pytest.MonkeyPatch, multiprocessors: int = 1) -> Kernels:
-    """`Kernels` that run at once, on the CPU. Skips the test where there is no C++ compiler."""
+def emulated_kernels(monkeypatch: pytest.MonkeyPatch, *, multiprocessors: int = 1, backwards: bool = False) -> Kernels:
+    """`Kernels` that run at once, on the CPU; ``backwards``, the last thread and the last block first.
+
+    Skips the test where there is no C++ compiler.
+    """
     driver: Any = ModuleType("pycuda.driver")
     driver.memset_d32_async = lambda to, value, count, stream: ctypes.memset(to, value, 4 * count)
     driver.device_attribute = SimpleNamespace(MULTIPROCESSOR_COUNT=0)
@@ -33,12 +36,14 @@ def emulated_kernels(monkeypatch: pytest.MonkeyPatch, multiprocessors: int = 1) 
     pycuda.driver = driver
     monkeypatch.setitem(sys.modules, "pycuda", pycuda)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    return Kernels(SimpleNamespace(get_function=lambda name: _Function(_library(), name)))
+    return Kernels(SimpleNamespace(get_function=lambda name: _Function(_library(), name, backwards)))
 
 
 class _Function:
-    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+    def __init__(self, library: ctypes.CDLL, name: str, backwards: bool) -> None:
+        self._library = library
         self._run = library[f"run_{name}"]
+        self._backwards = backwards
 
     def prepare(self, types: str) -> None:
         self._types = [_TYPES[letter] for letter in types]
@@ -46,6 +51,7 @@ class _Function:
     def prepared_async_call(self, grid: tuple[int, ...], block: tuple[int, ...], stream: Any, *values: int) -> None:
         held = [kind(value) for kind, value in zip(self._types, values, strict=True)]
         pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(value) for value in held))
+        self._library.take_turns_backwards(self._backwards)
         self._run(_index(grid), _index(block), pointers)
 
 

@@ -1,5 +1,6 @@
 // CUDA C++ on a CPU, for tests: blocks run one after another, a block's threads as fibers that switch at barriers and
-// shuffles. It shows wrong indices and wrong logic; it cannot show races.
+// shuffles. It shows wrong indices and wrong logic, and, by running threads and blocks in either order, barriers that are
+// missing; it cannot show every race.
 #pragma once
 
 #include <ucontext.h>
@@ -83,6 +84,9 @@ struct Block {
     void** arguments;
 };
 static Block* block;
+static bool backwards = false;  // the order in which threads and blocks take their turns
+
+inline unsigned turn(unsigned i, unsigned of) { return backwards ? of - 1 - i : i; }
 
 inline void yield() { swapcontext(&block->contexts[block->now], &block->scheduler); }
 
@@ -137,7 +141,8 @@ inline void run_block(Block& now) {
     }
     for (bool running = true; running;) {
         running = false;
-        for (unsigned i = 0; i < threads; ++i) {
+        for (unsigned at = 0; at < threads; ++at) {
+            const unsigned i = turn(at, threads);
             if (now.done[i]) continue;
             running = true;
             now.now = i;
@@ -157,7 +162,9 @@ inline void launch(void (*kernel)(void**), Index grid, Index of, void** argument
     now.contexts.resize(threads);
     now.exchanged.resize(threads);
     now.stacks.assign(threads, std::vector<char>(STACK));
-    for (unsigned i = 0; i < grid.x * grid.y * grid.z; ++i) {
+    const unsigned blocks = grid.x * grid.y * grid.z;
+    for (unsigned at = 0; at < blocks; ++at) {
+        const unsigned i = turn(at, blocks);
         blockIdx = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
         run_block(now);
     }
@@ -204,3 +211,5 @@ template <typename T>
 inline T __shfl_down_sync(unsigned, T value, unsigned step) {
     return static_cast<T>(fibers::exchange(value, static_cast<int>(fibers::block->now % 32 + step)));
 }
+
+extern "C" void take_turns_backwards(bool wanted) { fibers::backwards = wanted; }
