@@ -345,26 +345,27 @@ def main() -> None:
 
 
 def report(gpu: Gpu, tiles: npt.NDArray[np.uint8], out: Path | None) -> None:
-    """All figures: one JSON object, printed, and written to ``out``."""
+    """All figures, each printed and, with ``out``, written as soon as it is there."""
     real = tiles[len(hostile_tiles()) :]
-    result: dict[str, Any] = {
-        "gpu": gpu.device.name(),
-        "kernels": {name: vars(facts) for name, facts in gpu.compiled.kernels.items()},
-        "copy_bytes_per_second": copy_bandwidth(gpu),
-        "microseconds": {
+    sources = ("engines/unetsharp_engines/cuda", "benchmarks/cuda_kernels.py")
+    result = evidence("CUDA kernels against their references", ("pycuda", "cuda-bindings", "numpy"), sources)
+    result |= {"gpu": gpu.device.name(), "kernels": {name: vars(facts) for name, facts in gpu.compiled.kernels.items()}}
+    figures: dict[str, Callable[[], Any]] = {
+        "stain": lambda: stain_equivalence(gpu, tiles),
+        "apply": lambda: apply_equivalence(gpu, tiles[:BATCH]),
+        "finish": lambda: finish_equivalence(gpu),
+        "copy_bytes_per_second": lambda: copy_bandwidth(gpu),
+        "microseconds": lambda: {
             f"{n} tiles": {"stain": stain_times(gpu, real, n), "finish": finish_times(gpu, n)} for n in (1, 16, BATCH)
         },
-        "apply": apply_equivalence(gpu, tiles[:BATCH]),
-        "finish": finish_equivalence(gpu),
-        "stain": stain_equivalence(gpu, tiles),
+        "bars": lambda: bars(result),
     }
-    result["bars"] = bars(result)
-    print(json.dumps({name: value for name, value in result.items() if name != "kernels"}, indent=1))
-    if out is not None:
-        sources = ("engines/unetsharp_engines/cuda", "benchmarks/cuda_kernels.py")
-        told = evidence("CUDA kernels against their references", ("pycuda", "cuda-bindings", "numpy"), sources)
-        with replacing(out) as temporary:
-            temporary.write_text(json.dumps(told | result, indent=1) + "\n")
+    for name, figure in figures.items():
+        result[name] = figure()
+        print(name, json.dumps(result[name], indent=1), flush=True)
+        if out is not None:
+            with replacing(out) as temporary:
+                temporary.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def bars(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
