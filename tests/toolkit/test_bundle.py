@@ -98,6 +98,18 @@ def test_engines_are_added_and_replaced(bundle: Bundle) -> None:
     assert replaced.read_onnx() == ONNX
 
 
+def test_an_engine_of_the_same_name_is_replaced_whatever_it_is_for(bundle: Bundle) -> None:
+    new = own(engine_entry(b"vtrt new", targets=("sm120",)))
+    (only,) = with_engine(bundle, new, b"vtrt new", precision="fp16").manifest.engines
+    assert only == new
+
+
+def test_an_onnx_is_never_replaced_by_an_engine(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match=r"its ONNX is called model\.onnx"):
+        with_engine(bundle, engine_entry(b"vtrt", "model.onnx", targets=("sm120",)), b"vtrt", precision="fp16")
+    assert open_bundle(bundle.root).read_onnx() == ONNX
+
+
 def test_nothing_is_added_to_a_damaged_bundle(tmp_path: Path) -> None:
     bundle = written(tmp_path / "bundle")
     (bundle.root / "engine.plan").write_bytes(ENGINE[:-1] + b"?")

@@ -108,12 +108,15 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 
 def with_engine(bundle: Bundle, engine: EngineEntry, content: bytes, *, precision: str) -> Bundle:
-    """Write ``bundle`` again with one more engine; one for the same GPUs and library is replaced.
+    """Write ``bundle`` again with one more engine; one for the same GPUs and library, or of its name, is replaced.
 
     ``precision`` is that of all its engines. Those that stay are neither run nor signed: what was foreign stays
     foreign. Raises InputError for a bundle with a damaged file, and as `write_bundle` does.
     """
-    kept = tuple(other for other in bundle.manifest.engines if other.slot != engine.slot)
+    if engine.file.path == bundle.manifest.onnx.path:  # as no bundle of ours, but one from elsewhere may call it
+        raise InputError(f"{bundle.root}: its ONNX is called {engine.file.path}; {build_again(bundle.root)}")
+    replaced = {engine.slot, engine.file.path}
+    kept = tuple(other for other in bundle.manifest.engines if not {other.slot, other.file.path} & replaced)
     files = {entry.path: _read_verified(bundle, entry) for entry in (bundle.manifest.onnx, *(e.file for e in kept))}
     manifest = dataclasses.replace(bundle.manifest, engines=(*kept, engine), precision=precision)
     return write_bundle(bundle.root, manifest, {**files, engine.file.path: content})
