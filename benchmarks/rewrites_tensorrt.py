@@ -44,15 +44,22 @@ def sets() -> dict[str, tuple[str, ...]]:
         for head in ("tailless-head-56", "head-resized")
     )
     groups = ("groups-of-32", "groups-of-64", "groups-of-128")
-    alone = ("aspp-centre-taps", "head-low-resolution", "fold-batchnorm-forward", "merge-gates", "tailless-head-56")
+    alone = (
+        "aspp-centre-taps",
+        "chain-pools",
+        "head-low-resolution",
+        "fold-batchnorm-forward",
+        "merge-gates",
+        "tailless-head-56",
+    )
     return {
         "plain": (),
         "portable": PORTABLE,
         "head-resized": resized,
         "tail-less": tail_less,
         "tail-less-deep": tuple(n for name in tail_less for n in (name, *("deep-low-resolution",) * ("56" in name))),
-        **{f"tail-less-{name}": (*tail_less, name) for name in ("merge-gates", "chain-pools", "carry-shifts", *groups)},
-        "tail-less-shifts-pools-64": (*tail_less, "carry-shifts", "chain-pools", "groups-of-64"),
+        **{f"tail-less-{name}": (*tail_less, name) for name in ("merge-gates", "carry-shifts", *groups)},
+        "tail-less-shifts-64": (*tail_less, "carry-shifts", "groups-of-64"),
         **{f"only-{name}": (name,) for name in alone},
     }
 
@@ -191,7 +198,10 @@ def time_torch(arguments: argparse.Namespace) -> None:
         for mode in arguments.modes:
             for batch in arguments.batches:
                 start = time.perf_counter()
-                forms[f"torch {mode}", batch] = torch_form(network.logits, image[:batch].clone(), mode)
+                try:
+                    forms[f"torch {mode}", batch] = torch_form(network.logits, image[:batch].clone(), mode)
+                except RuntimeError as error:  # out of memory, or a compiler's
+                    print(f"torch {mode}, batch {batch}: {error}", flush=True)
                 print(f"torch {mode}, batch {batch}: ready in {time.perf_counter() - start:.0f} s", flush=True)
         if arguments.prepare_only:
             return

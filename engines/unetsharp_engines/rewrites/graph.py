@@ -55,7 +55,7 @@ class Graph:
         """Keep ``array`` under ``name``, or under a name made of it if another array has that; returns the name."""
         while name in self.constants and not _equal(self.constants[name], array):
             name += "_"
-        self.constants[name] = np.ascontiguousarray(array)
+        self.constants[name] = np.asarray(array, order="C")  # ascontiguousarray would make a vector of a number
         return name
 
     def add(self, op_type: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:

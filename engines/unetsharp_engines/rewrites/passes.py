@@ -53,6 +53,7 @@ PORTABLE: tuple[str, ...] = (
     "aspp-centre-taps",
     "head-low-resolution",
     "fold-batchnorm-forward",
+    "chain-pools",
 )
 """What `unetsharp export` applies: less arithmetic and fewer bytes for every runtime."""
 
@@ -68,6 +69,7 @@ DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "head-low-resolution",
             "deep-low-resolution",
             "fold-batchnorm-forward",
+            "chain-pools",
             "mish-by-exp",
         ),
         "tensorrt": PORTABLE,
@@ -82,5 +84,6 @@ DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Per runtime, the set that measured fastest there by ``benchmarks/rewrites.py``. That holds for onnxruntime; those of
-tensorrt and tensorrt-rtx follow from their engines' layer lists and are not measured yet."""
+"""Per runtime, the set that serves it best. For onnxruntime it is the one that measured fastest
+(``benchmarks/rewrites.py``); for tensorrt-rtx the one whose engine moves the fewest bytes with the least arithmetic
+(``benchmarks/rtx_layers.py``), since no GPU that it builds for was at hand; tensorrt's is not measured yet."""
