@@ -225,6 +225,26 @@ class TestOnAGpu:
             open_runtime(bundle, "tensorrt", rebuild=True).close()
         assert asked == ["tensorrt"], "only where it was needed"
 
+    def test_auto_builds_only_where_no_engine_of_any_runtime_fits(
+        self, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+
+        def rebuilt(bundle: Bundle, runtime: str, output: Output) -> Bundle:
+            asked.append(runtime)
+            if runtime == "tensorrt":
+                raise MissingCapabilityError("TensorRT is not here to build")
+            return open_bundle(self.bundle(tmp_path / "new", onnx=onnx, **rtx))
+
+        rtx = {"runtime": "tensorrt-rtx", "version": "1.7.1"}
+        monkeypatch.setattr(runtimes, "rebuilt", rebuilt)
+        monkeypatch.setattr("unetsharp.build.bundle.ENGINE_MAGICS", {})
+        with open_runtime(self.bundle(tmp_path / "fits", onnx=onnx, **rtx), rebuild=True) as runtime:
+            assert (runtime.name, asked) == ("tensorrt-rtx", [])
+        elsewhere = self.bundle(tmp_path / "elsewhere", onnx=onnx, targets=("sm86",))
+        with open_runtime(elsewhere, rebuild=True) as runtime:
+            assert (runtime.name, asked) == ("tensorrt-rtx", ["tensorrt", "tensorrt-rtx"])
+
     def test_rebuild_is_for_bundles(self, onnx: Path) -> None:
         with pytest.raises(InputError, match="--rebuild builds an engine into a bundle"):
             open_runtime(onnx, rebuild=True)

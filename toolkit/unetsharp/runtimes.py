@@ -116,11 +116,12 @@ def _fastest(bundle: Bundle, wish: _Wish) -> Runtime:
         why = "with the bundle's ONNX, since this machine has no NVIDIA GPU"
         return _on_onnxruntime(bundle.read_onnx(), why, wish.output)
     held = {engine.runtime for engine in bundle.manifest.engines}
-    names = [name for name in _ENGINE_RUNTIMES if name in held] or [TENSORRT.runtime] * wish.rebuild
-    reasons = ["it holds no engine"] if not names else []
-    for name in names:
+    attempts = [(name, False) for name in _ENGINE_RUNTIMES if name in held]
+    attempts += [(name, True) for name in _ENGINE_RUNTIMES if wish.rebuild]
+    reasons = []
+    for name, rebuild in attempts:
         try:
-            chosen = _choose(bundle, name, wish)
+            chosen = _choose(bundle, name, rebuild, wish.output)
         except (InputError, MissingCapabilityError) as error:
             reasons.append(str(error))
             continue
@@ -129,7 +130,7 @@ def _fastest(bundle: Bundle, wish: _Wish) -> Runtime:
             return _start(chosen, content, "the fastest here: an engine for this GPU", wish)
         except (InputError, MissingCapabilityError) as error:
             reasons.append(str(error))
-    why = f"with the bundle's ONNX, since {'; '.join(reasons)}" if names else f"since {reasons[0]}"
+    why = f"with the bundle's ONNX, since {'; '.join(reasons)}" if reasons else "since it holds no engine"
     return _on_onnxruntime(bundle.read_onnx(), why, wish.output)
 
 
@@ -143,18 +144,18 @@ class _Chosen:
 
 
 def _on_engine(bundle: Bundle, name: str, why: str, wish: _Wish) -> Runtime:
-    chosen = _choose(bundle, name, wish)
+    chosen = _choose(bundle, name, wish.rebuild, wish.output)
     return _start(chosen, chosen.bundle.read_engine(chosen.engine), why, wish)
 
 
-def _choose(bundle: Bundle, name: str, wish: _Wish) -> _Chosen:
-    """The bundle's engine for this machine, built now if that was wished and none may run."""
+def _choose(bundle: Bundle, name: str, rebuild: bool, output: Output) -> _Chosen:
+    """The bundle's engine for this machine, built now if ``rebuild`` and none may run."""
     try:
         return _find(bundle, name)
     except InputError:
-        if not wish.rebuild:
+        if not rebuild:
             raise
-    return _find(rebuilt(bundle, name, wish.output), name)
+    return _find(rebuilt(bundle, name, output), name)
 
 
 def _find(bundle: Bundle, name: str) -> _Chosen:

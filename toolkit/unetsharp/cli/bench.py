@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unetsharp.cli.bundle_options import Trust
 from unetsharp.cli.output import Output
 
 
@@ -32,7 +33,7 @@ def bench(
     runtime: Annotated[
         str, typer.Option(metavar="R", help="auto, tensorrt, tensorrt-rtx, onnxruntime or torch.")
     ] = "auto",
-    trust: Annotated[bool, typer.Option("--trust", help="Run engines that were not built here.")] = False,
+    trust: Trust = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Also write bench.json and bench.svg here.")
     ] = None,

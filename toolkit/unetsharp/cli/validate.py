@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unetsharp.cli.bundle_options import Trust
 from unetsharp.cli.output import Output
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def validate(
         int | None,
         typer.Option(metavar="N", help="Only so many patches, of every tissue and class.", show_default="all"),
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Run engines that were not built here.")] = False,
+    trust: Trust = False,
     report: Annotated[Path, typer.Option(metavar="DIR", help="Folder for report.html and report.json.")] = Path(
         "drift-report"
     ),
