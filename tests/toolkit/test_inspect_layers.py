@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from support.tiny_onnx import tiny_onnx
+from support.tiny_onnx import save_tiny_onnx, tiny_onnx
 from unetsharp.build.builder import Plan, Profile, build_engine
 from unetsharp.build.flavours import RTX, load
+from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.cli.app import app
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.export.precision import to_fp16
@@ -19,6 +20,7 @@ from unetsharp.inspection import look_at
 from unetsharp.inspection.layers import by_kind, picture
 from unetsharp.inspection.rtx_program import Kernel, kernels_of
 
+QUIET = Output(verbosity=Verbosity.QUIET)
 SIDE = 64
 PIXELS, HALVED = SIDE**2, SIDE**2 // 4
 
@@ -30,7 +32,7 @@ def engine() -> bytes:
     profile = Profile(min=(1, 3, SIDE, SIDE), opt=(4, 3, SIDE, SIDE), max=(8, 3, SIDE, SIDE))
     onnx = to_fp16(tiny_onnx()).SerializeToString()
     plan = Plan(name="tiny", onnx=onnx, precision="fp16", profile=profile, targets=("sm86",))
-    return build_engine(load(RTX), plan, Output(verbosity=Verbosity.QUIET))
+    return build_engine(load(RTX), plan, QUIET)
 
 
 def test_every_byte_of_a_known_network_is_counted(engine: bytes) -> None:
@@ -56,6 +58,17 @@ def test_inspect_shows_and_draws_them(engine: bytes, tmp_path: Path) -> None:
     texts = [e.text or "" for e in ET.parse(drawing).iter() if e.tag.endswith("text")]
     assert any("stem, fp16" in text for text in texts)
     assert len(look_at(file)["layers"]) == len(kernels_of(engine))
+
+
+def test_a_bundle_tells_its_engines_layers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'unetsharp[rtx]'")
+    options = BuildOptions(runtime="tensorrt-rtx", targets=("sm86",))
+    bundle = build_bundle(save_tiny_onnx(tmp_path / "m.onnx"), tmp_path / "bundle", options, QUIET)
+    facts = look_at(bundle.root)
+    assert facts["layers_of"] == bundle.manifest.engines[0].file.path
+    assert by_kind(facts["layers"])["convolution"][0] == 2
+    (bundle.root / facts["layers_of"]).write_bytes(b"ptrt")
+    assert "layers" not in look_at(bundle.root), "of a broken bundle nothing is told but what is broken"
 
 
 def test_an_engine_that_does_not_tell_has_no_picture(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """A bundle: its manifest, whether every file is what the manifest says, who built its engines, and which run here."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unetsharp import machine
 from unetsharp.build.bundle import Bundle, open_bundle, problems_of
 from unetsharp.build.fit import Host, host_of, misfits
-from unetsharp.build.flavours import flavour_named, load
+from unetsharp.build.flavours import RTX, flavour_named, load
 from unetsharp.build.manifest import EngineEntry
+from unetsharp.inspection.rtx_program import kernels_of
 from unetsharp_engines.errors import MissingCapabilityError
 
 __all__ = ["facts_of"]
@@ -22,13 +25,24 @@ def facts_of(path: Path) -> dict[str, Any]:
     hosts = {runtime: _host(runtime) for runtime in {engine.runtime for engine in bundle.manifest.engines}}
     engines = [_engine(bundle, engine, hosts[engine.runtime]) for engine in bundle.manifest.engines]
     runnable = {engine["runtime"] for engine in engines if not engine["here"]}
+    problems = problems_of(bundle)
     return {
         "size": sum(entry.size for entry in bundle.manifest.files()),
         "manifest": bundle.manifest.to_dict(),
-        "problems": problems_of(bundle),
+        "problems": problems,
         "engines": engines,
         "runs_on": ["onnxruntime", *sorted(runnable)],
+        **({} if problems else _layers(path, bundle.manifest.engines)),
     }
+
+
+def _layers(path: Path, engines: Sequence[EngineEntry]) -> dict[str, Any]:
+    """``layers`` of the first engine whose file tells them, and ``layers_of``, its name; nothing where none does."""
+    bundle = open_bundle(path, trust=True)  # they are read, not run
+    for engine in engines:
+        if engine.runtime == RTX.runtime and (kernels := kernels_of(bundle.read_engine(engine))):
+            return {"layers": [dataclasses.asdict(kernel) for kernel in kernels], "layers_of": engine.file.path}
+    return {}
 
 
 def _engine(bundle: Bundle, engine: EngineEntry, host: Host | str) -> dict[str, Any]:

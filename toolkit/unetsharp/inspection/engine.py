@@ -28,17 +28,19 @@ def facts_of(path: Path) -> dict[str, Any]:
         "runtime": ENGINE_MAGICS[head[:4]],
         "version": ".".join(str(byte) for byte in head[_VERSION_AT:]),
         "runs_on": [],
+        "layers_of": path.name,
         "layers": [dataclasses.asdict(kernel) for kernel in kernels_of(path.read_bytes())],
     }
 
 
 def draw_layers(facts: Mapping[str, Any], path: Path) -> None:
-    """Draw the layers among an engine's ``facts`` as an SVG. Raises InputError where there are none, or no place."""
+    """Draw the layers among the ``facts`` of an engine or bundle as an SVG. Raises InputError where there are none, or no place."""
     if not facts.get("layers"):
-        raise InputError(f"{facts['path']}: its layers are not told; --picture draws those of a TensorRT-RTX engine")
-    title = f"{facts['runtime']} {facts['version']}: {Path(facts['path']).name}"
+        raise InputError(
+            f"{facts['path']}: its layers are not told; --picture draws TensorRT-RTX engines and bundles that hold one"
+        )
     try:
         with replacing(path) as temporary:
-            temporary.write_text(picture(facts["layers"], title), encoding="utf-8")
+            temporary.write_text(picture(facts["layers"], facts["layers_of"]), encoding="utf-8")
     except OSError as error:
         raise InputError(f"--picture {path}: cannot be written there ({error.strerror})") from error
