@@ -34,11 +34,12 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def draw_layers(facts: Mapping[str, Any], path: Path) -> None:
-    """Draw the layers among the ``facts`` of an engine or bundle as an SVG. Raises InputError where there are none, or no place."""
+    """Draw the layers among the ``facts`` of an engine or bundle as an SVG.
+
+    Raises InputError where there are none, or no place for the file.
+    """
     if not facts.get("layers"):
-        raise InputError(
-            f"{facts['path']}: its layers are not told; --picture draws TensorRT-RTX engines and bundles that hold one"
-        )
+        raise InputError(f"{facts['path']}: its layers are not told; --picture draws those of TensorRT-RTX engines")
     try:
         with replacing(path) as temporary:
             temporary.write_text(picture(facts["layers"], facts["layers_of"]), encoding="utf-8")
