@@ -1,18 +1,33 @@
 """The chain on the GPU, on a GPU made of numpy: order, memory, graphs, slots, errors."""
 
+import json
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support import fake_tensorrt
 from support.fake_cuda import Gpu
-from support.fake_tensorrt import install
+from support.fake_tensorrt import (
+    Context8,
+    Context11,
+    ContextRtx,
+    Engine8,
+    Engine11,
+    EngineRtx,
+    FakeContext,
+    FakeEngine,
+    install,
+    names_of,
+    tensorrt_of,
+)
 from support.real_tiles import dsb_tiles
 from support.runtime_tester import AS_SCANNED, DARKER, RuntimeTester, tiles
 from unetsharp_engines.cuda import device as device_module
@@ -70,6 +85,27 @@ class TestVersions:
                 assert runtime.labels(tiles(4), PER_TILE).shape == (4, 64, 64)
             assert (gpu.contexts, gpu.graphs) == (4, 4)
             assert len(runtime._engine._copies) == copies
+
+    @pytest.mark.parametrize(
+        ("version", "engine", "context"),
+        [("8.6.0", Engine8, Context8), ("10.13", Engine11, Context11), ("1.7.1", EngineRtx, ContextRtx)],
+        ids=["TensorRT 8.6", "TensorRT 10.13", "TensorRT-RTX 1.7"],
+    )
+    def test_the_fakes_offer_nothing_that_the_real_ones_lack(
+        self, version: str, engine: type[FakeEngine], context: type[FakeContext]
+    ) -> None:
+        """So what the runtime calls is there. The lists were read off the modules, TensorRT 10.13's off its stubs."""
+        real = json.loads((Path(fake_tensorrt.__file__).parent / "tensorrt_runtime_interfaces.json").read_text())[
+            version
+        ]
+        gpu = Gpu()
+        gpu.entered.depth = 1
+        opened = engine(gpu, b"taps", MOST)
+        assert names_of(opened) <= set(real["ICudaEngine"])
+        assert names_of(context(gpu, opened)) <= set(real["IExecutionContext"])
+        module = tensorrt_of(gpu, MOST, "11.4.0" if version == "10.13" else version)
+        assert names_of(module) <= set(real["module"])
+        assert names_of(module.Runtime(None)) | {"engine_host_code_allowed"} <= set(real["Runtime"])
 
     def test_rtx_is_captured_where_it_says_it_can_be(self, gpu: Gpu) -> None:
         with open_engine(name="tensorrt-rtx", slots=1) as runtime:

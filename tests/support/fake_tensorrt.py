@@ -58,13 +58,13 @@ class FakeEngine:
 
     def __init__(self, gpu: Gpu, content: bytes, most: int) -> None:
         self._gpu = gpu
-        self.tailless, self.half = b"taps" in content, b"half" in content
-        self._output = ("head_taps", TAPS) if self.tailless else ("logits", len(CLASSES))
+        self._tailless, self._half = b"taps" in content, b"half" in content
+        self._output = ("head_taps", TAPS) if self._tailless else ("logits", len(CLASSES))
         self._most = most
         self.num_io_tensors = 2
-        self.shares = b"shared" in content
+        self._shares = b"shared" in content
         """Whether contexts share its profile, which 8.6 must be told to build and later versions always do."""
-        self.contexts = 0
+        self._contexts = 0
 
     def get_tensor_name(self, index: int) -> str:
         return ("image", self._output[0])[index]
@@ -73,7 +73,7 @@ class FakeEngine:
         return (-1, 3 if name == "image" else self._output[1], -1, -1)
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "half" if self.half else "float"
+        return "half" if self._half else "float"
 
     def get_tensor_format(self, name: str) -> str:
         return "linear"
@@ -101,7 +101,7 @@ class Engine11(FakeEngine):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.shares = True
+        self._shares = True
 
     def create_execution_context(self, strategy: Any) -> "FakeContext":
         assert strategy == "user-managed"
@@ -127,63 +127,68 @@ class FakeContext:
         gpu.contexts += 1
         self._gpu, self._engine = gpu, engine
         self._at: dict[str, int] = {}
-        self.enqueued = 0
-        self.active_optimization_profile = 0 if engine.contexts == 0 else -1
-        engine.contexts += 1
+        self._enqueued = 0
+        self.active_optimization_profile = 0 if engine._contexts == 0 else -1
+        engine._contexts += 1
 
     def __del__(self) -> None:
         self._gpu.contexts -= 1
 
-    def give(self, address: int, size: int) -> None:
+    def _give(self, address: int, size: int) -> None:
         assert size == WORKING_BYTES
         self._gpu.at(address, (size,), np.uint8)[:] = 0
 
     def set_optimization_profile_async(self, index: int, handle: int) -> bool:
         assert handle in self._gpu.streams
-        if self._engine.shares:
+        if self._engine._shares:
             self.active_optimization_profile = index
-        return self._engine.shares
+        return self._engine._shares
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        assert self.enqueued == 0, "a captured context must not change its shape"
+        assert self._enqueued == 0, "a captured context must not change its shape"
         self._shape = shape
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         n, _, h, w = self._shape
         _, channels, *_ = self._engine.get_tensor_shape(name)
-        return (n, channels, h // 2, w // 2) if self._engine.tailless else (n, channels, h, w)
+        return (n, channels, h // 2, w // 2) if self._engine._tailless else (n, channels, h, w)
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self._at[name] = address
 
     def execute_async_v3(self, handle: int) -> bool:
         stream = self._gpu.streams[handle]
-        assert self.enqueued or stream.captured is None, "the first run must not be captured"
+        assert self._enqueued or stream.captured is None, "the first run must not be captured"
         if self.active_optimization_profile < 0:
             return False
-        self.enqueued += 1
+        self._enqueued += 1
         stream.put("network", self._run)
         return True
 
     def _run(self) -> None:
-        kind = np.float16 if self._engine.half else np.float32
+        kind = np.float16 if self._engine._half else np.float32
         ((output, at),) = [(name, at) for name, at in self._at.items() if name != "image"]
         out = self._gpu.at(at, self.get_tensor_shape(output), kind)
-        out[...] = network(self._gpu.at(self._at["image"], self._shape, kind), tailless=self._engine.tailless)
+        out[...] = network(self._gpu.at(self._at["image"], self._shape, kind), tailless=self._engine._tailless)
 
 
 class Context8(FakeContext):
-    device_memory = property(None, lambda self, address: self.give(address, WORKING_BYTES))
+    device_memory = property(None, lambda self, address: self._give(address, WORKING_BYTES))
 
 
 class Context11(FakeContext):
     def set_device_memory(self, address: int, size: int) -> None:
-        self.give(address, size)
+        self._give(address, size)
 
 
 class ContextRtx(Context11):
     def is_stream_capturable(self, handle: int) -> bool:
         return handle in self._gpu.streams and self._shape[0] != 2  # what it says of two tiles
+
+
+def names_of(thing: object) -> set[str]:
+    """What ``thing`` offers, as the runtime sees it."""
+    return {name for name in dir(thing) if not name.startswith("_")}
 
 
 def tensorrt_of(gpu: Gpu, most: int, version: str) -> SimpleNamespace:
