@@ -65,6 +65,7 @@ def test_rule_1_each_input_has_a_pair_of_its_own_and_nothing_else_has():
         assert (pair.op_type, conv.op_type) == ("DequantizeLinear", "Conv")
         assert pair.input[1:] == node.input[1:]
         assert quantized.constants[node.input[2]] == np.int8(0)
+        assert [quantized.constants[name].shape for name in node.input[1:]] == [(), ()]  # a number, no vector of one
         assert quantized.constants[conv.input[2]].dtype == np.float32
         weight = quantized.producer(conv.input[1])
         assert weight is not None

@@ -6,8 +6,10 @@ any other place is one more pass over memory, or keeps two layers from being fus
 
 1. *A pair for each input.* Every INT8 convolution has a Q/DQ pair of its own directly before its input, none behind
    it, and per-channel weights stored in INT8. Symmetric, zero point 0; the bias stays float, since an INT32 bias with a
-   DequantizeLinear does not parse. [NVIDIA, "Explicit quantization": quantize all inputs of weighted operations, not
-   their outputs; do not put Q/DQ between a convolution and its BatchNorm or activation]
+   DequantizeLinear does not parse. An activation's scale is a number, not a vector of one: TensorRT-RTX 1.7 takes that
+   for a scale per channel, and rounds as told, but convolves in float (read from its engines). [NVIDIA, "Explicit
+   quantization": quantize all inputs of weighted operations, not their outputs; do not put Q/DQ between a convolution
+   and its BatchNorm or activation]
 2. *One tensor, one scale.* Pairs that read the same tensor have the same scale, also where MaxPool or a linear or
    nearest Resize lies between: neither makes larger values, and a QuantizeLinear may then be moved across and merged.
    [NVIDIA: Q/DQ commute with layers that only move or compare values]

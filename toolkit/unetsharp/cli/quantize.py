@@ -70,6 +70,9 @@ def _summary(out: Path, report: Path, quantized: "Quantized") -> "RenderableType
         "ONNX": f"{out}, {len(quantized.content) / 1e6:.1f} MB",
         "Report": str(report),
         "INT8": f"{quantized.report['int8_share_of_macs']:.1%} of the multiply-accumulates",
+        "Float": ", ".join(
+            f"{reason} {share:.1%}" for reason, share in quantized.report["float_share_of_macs"].items()
+        ),
         "Back in float": ", ".join(floats) or "no layer had to be",
         "Foreground Dice": f"{drift.int8_dice:.4f}, float {drift.float_dice:.4f} ({-drift.dice_drop:+.3%}), "
         f"on {drift.images} patches it was not calibrated on",

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx.version_converter
 
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.export.comparison import sample_tiles
@@ -49,8 +48,6 @@ _MOST = 0.5
 
 _PATCHES = 32
 
-_INT8_OPSET = 19
-"""The first whose QuantizeLinear and DequantizeLinear take float16."""
 
 _NEAR = 16.0
 """A tensor is told of from this share of float16's range on."""
@@ -112,18 +109,14 @@ class HalfReport:
 def for_strong_typing(model: onnx.ModelProto, info: ModelInfo) -> onnx.ModelProto:
     """What a strongly typed TensorRT is given for FP16 or INT8: no tensor in float32 that need not be.
 
-    A float32 network comes as `careful_fp16` gives it by `sample_pictures`; an INT8 one with everything between its
-    Q/DQ pairs in float16, from opset 19 on, whose pairs may have float16 scales and so need no casts around them; an
-    FP16 one as it is. Raises as `careful_fp16`.
+    A float32 network comes as `careful_fp16` gives it by `sample_pictures`; an INT8 one with everything in float16 but
+    its INT8 layers, see `to_fp16`; an FP16 one as it is. Raises as `careful_fp16`.
     """
     precision = precision_of(model)
     if precision == "fp16":
         return model
-    pictures = sample_pictures(model, info)
-    if precision == "fp32":
-        return careful_fp16(model, pictures)[0]
-    later = onnx.version_converter.convert_version(model, max(_INT8_OPSET, model.opset_import[0].version))
-    return careful_fp16(later, pictures, _INT8_BOUNDS)[0]
+    bounds = Bounds() if precision == "fp32" else _INT8_BOUNDS
+    return careful_fp16(model, sample_pictures(model, info), bounds)[0]
 
 
 def sample_pictures(model: onnx.ModelProto, info: ModelInfo) -> list[npt.NDArray[np.float32]]:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["precision_of", "settled", "to_fp16"]
 
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
-_SCALES_OF_FLOAT16 = 19
-"""ONNX opset from which the scales of Q/DQ may be float16."""
-
 _FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Inputs that ONNX wants in float32, whatever the tensor's type: region and scales."""
 
@@ -30,7 +27,8 @@ _FLOAT32_INPUTS = {"Resize": (1, 2)}
 def to_fp16(model: "onnx.ModelProto", islands: Collection[str] = ()) -> "onnx.ModelProto":
     """``model`` in float16 but for the nodes named in ``islands``, with float32 input and output.
 
-    ``model`` is a float32 network, or an INT8 one: then its Q/DQ pairs stay, in float16 themselves from opset 19 on.
+    ``model`` is a float32 network, or an INT8 one: then its Q/DQ pairs and what reads them stay in float32, which costs
+    nothing: TensorRT-RTX makes the same kernels of them as of float16 scales, which lose digits and want opset 19.
     A new model is returned; names, metadata and shapes stay. Cast nodes stand wherever types meet, once a tensor; two
     islands side by side speak float32 to each other. BatchNormalization is settled first, see `settled`. A node with
     a weight that float16 cannot hold is an island, too; the smallest weights are rounded as float16 has them, to zero
@@ -45,7 +43,7 @@ def to_fp16(model: "onnx.ModelProto", islands: Collection[str] = ()) -> "onnx.Mo
     if precision_of(model) == "fp16":
         raise InputError("the ONNX is fp16 already; FP16 is made from the fp32 ONNX that `unetsharp export` writes")
     graph = Graph(settled(model))
-    _Conversion(graph, islands, model.opset_import[0].version).run()
+    _Conversion(graph, islands).run()
     converted = graph.model()
     onnx.checker.check_model(converted, full_check=True)
     return converted
@@ -104,13 +102,13 @@ def _folded(
 class _Conversion:
     """One graph on its way to float16."""
 
-    def __init__(self, graph: "Graph", islands: Collection[str], opset: int) -> None:
+    def __init__(self, graph: "Graph", islands: Collection[str]) -> None:
         import onnx
 
         self._graph, self._float16, self._float32 = graph, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
         kinds = {name: kind for name, (kind, _) in graph.types().items()}
         self._floats = {name for name, kind in kinds.items() if kind == self._float32}
-        self._wide = {id(node) for node in graph.nodes if self._stays_wide(node, islands, opset)}
+        self._wide = {id(node) for node in graph.nodes if self._stays_wide(node, islands)}
         self._kind = dict.fromkeys(self._floats.intersection(graph.inputs), self._float32)
         """Of every float value that is made."""
 
@@ -126,14 +124,20 @@ class _Conversion:
         for name in self._graph.outputs:
             self._widen_output(name)
 
-    def _stays_wide(self, node: "onnx.NodeProto", islands: Collection[str], opset: int) -> bool:
+    def _stays_wide(self, node: "onnx.NodeProto", islands: Collection[str]) -> bool:
         from unetsharp_engines.rewrites.graph import name_of
 
-        weights = [self._graph.constants[name] for name in node.input if name in self._graph.constants]
-        if node.op_type in _QUANTIZING:
-            return name_of(node) in islands or opset < _SCALES_OF_FLOAT16 or any(_is_fine(weight) for weight in weights)
+        makers = [self._graph.producer(name) for name in node.input]
+        reads_pair = any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
         nothing_to_go_by = node.op_type != "Cast" and not self._floats.intersection(node.input)
-        return name_of(node) in islands or nothing_to_go_by or any(_overflows(weight) for weight in weights)
+        weights = [self._graph.constants[name] for name in node.input if name in self._graph.constants]
+        return (
+            name_of(node) in islands
+            or node.op_type in _QUANTIZING
+            or reads_pair
+            or nothing_to_go_by
+            or any(_overflows(weight) for weight in weights)
+        )
 
     def _as(self, name: str, kind: int) -> str:
         """What holds ``name`` as ``kind``: itself, a Cast of it, or for a weight a copy."""
@@ -172,10 +176,3 @@ def _overflows(weight: "npt.NDArray[Any]") -> bool:
     from unetsharp_engines.quantization.float16 import FLOAT16_MAX
 
     return weight.dtype == "float32" and bool(abs(weight).max(initial=0.0) > FLOAT16_MAX)
-
-
-def _is_fine(scale: "npt.NDArray[Any]") -> bool:
-    """Whether it is a scale too small for float16."""
-    from unetsharp_engines.quantization.float16 import FLOAT16_NORMAL
-
-    return scale.dtype == "float32" and bool(abs(scale).min(initial=1.0) < FLOAT16_NORMAL)
