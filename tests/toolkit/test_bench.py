@@ -175,6 +175,11 @@ class TestSettings:
         with ExitStack() as closing, pytest.raises(InputError, match=says):
             peers_of(subject, None, [peer], (1,), weights=None, closing=closing)
 
+    def test_onnx_runtime_without_cuda_says_what_it_has(self, tmp_path: Path) -> None:
+        settings = BenchSettings(models=(save_tiny_onnx(tmp_path / "m.onnx"),), against=("onnxruntime-cuda",))
+        with pytest.raises(MissingCapabilityError, match=r"CPUExecutionProvider.* pip install onnxruntime-gpu"):
+            bench(settings, QUIET)
+
     def test_what_is_measured_is_no_peer(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is what is measured"):
             bench(BenchSettings(models=(save_tiny_onnx(tmp_path / "m.onnx"),), against=("onnxruntime",)), QUIET)

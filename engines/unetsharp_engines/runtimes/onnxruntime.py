@@ -1,14 +1,14 @@
-"""ONNX Runtime on the CPU: runs everywhere, and is the reference of every exported network."""
+"""ONNX Runtime: on the CPU it runs everywhere, and is the reference of every exported network."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
-from unetsharp_engines.errors import InputError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 from unetsharp_engines.quantization.rounding import has_float16, spelled_out
 from unetsharp_engines.rewrites import TAIL_KEY, TAPS_NAME, HeadTail, finish, tuned_for
@@ -17,29 +17,40 @@ from unetsharp_engines.stain import StainPlan
 
 __all__ = ["OnnxRuntime"]
 
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 
 class OnnxRuntime(Runtime):
-    """An exported network on ONNX Runtime's CPU provider.
+    """An exported network on ONNX Runtime's CPU provider or, asked for, its CUDA provider.
 
     A network exported for one batch size serves every size: short batches are filled up. One exported for one side
     takes only that side. A tail-less one is finished here.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None, tuned: bool = True) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int | None = None,
+        tuned: bool = True,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> None:
         """Load ``model``, an ONNX file or its bytes; ``threads`` is how many cores it may use, all by default.
 
         ``tuned`` networks, unless exported with ``--no-rewrite``, are given the exact rewrites that are fastest on
         ONNX Runtime; others are run as the file has them. A float16 network is computed as a GPU would: with every
-        tensor rounded to float16 (`quantization.rounding`). Raises InputError where it is no ONNX that unetsharp
-        exported.
+        tensor rounded to float16 (`quantization.rounding`). On ``cuda`` the network runs as the file has it, and stain
+        normalization and labels stay on the CPU. Raises InputError where it is no ONNX that unetsharp exported,
+        MissingCapabilityError where this ONNX Runtime has no CUDA provider.
         """
         import onnxruntime
 
         source = str(model) if isinstance(model, Path) else "the ONNX given as bytes"
-        self._session: Any = _session(_prepared(model, tuned), source, threads)
+        prepared = _prepared(model, tuned) if device == "cpu" else model
+        self._session: Any = _session(prepared, source, threads, _PROVIDERS[device])
         self._tail = _tail(self._session, source)
         super().__init__(
-            info=_info(self._session, source), name="onnxruntime", version=onnxruntime.__version__, device="cpu"
+            info=_info(self._session, source), name="onnxruntime", version=onnxruntime.__version__, device=device
         )
         self._input_NCHW = _input_shape(self._session, self._tail, source)
 
@@ -88,16 +99,20 @@ def _prepared(model: Path | bytes, tuned: bool) -> Path | bytes:
     return tuned_for("onnxruntime", content) if tuned else content
 
 
-def _session(model: Path | bytes, source: str, threads: int | None) -> Any:
+def _session(model: Path | bytes, source: str, threads: int | None, provider: str) -> Any:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+    if provider not in (available := onnxruntime.get_available_providers()):
+        raise MissingCapabilityError(
+            f"this ONNX Runtime has {', '.join(available)}, not {provider}: pip install onnxruntime-gpu"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
     options.intra_op_num_threads = threads or 0
     try:
         return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+            model if isinstance(model, bytes) else str(model), options, providers=[provider]
         )
     except errors.NoSuchFile as error:
         raise InputError(f"{source}: no such file; give an ONNX file that `unetsharp export` wrote") from error

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from unetsharp.bench import torchstain
 from unetsharp.bench.torch_chain import MODES, TorchChain
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PEERS", "Contestant", "peers_of", "subjects"]
 
-PEERS = (*MODES, "onnxruntime")
+_ONNX_DEVICES: dict[str, Literal["cpu", "cuda"]] = {"onnxruntime": "cpu", "onnxruntime-cuda": "cuda"}
+PEERS = (*MODES, *_ONNX_DEVICES)
 """What ``--against`` takes, beside `torchstain.NAME`."""
 
 
@@ -85,12 +86,12 @@ def _peer(
 ) -> Contestant:
     if name == subject.runtime.name:
         raise InputError(f"--against {name}: {subject.name} is what is measured; leave it out")
-    if name == "onnxruntime":
+    if name in _ONNX_DEVICES:
         if subject.onnx is None:
             raise InputError(f"--against {name}: {model} holds no ONNX; export it, and name the ONNX")
         from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
 
-        one = closing.enter_context(OnnxRuntime(subject.onnx))
+        one = closing.enter_context(OnnxRuntime(subject.onnx, device=_ONNX_DEVICES[name]))
         return Contestant(name=name, runtimes=dict.fromkeys(batches, one), onnx=subject.onnx)
     path = weights or _weights_of(subject.runtime.info, model, name, closing)
     chains: dict[int, Runtime] = {n: closing.enter_context(TorchChain(path, name=name, batch=n)) for n in batches}

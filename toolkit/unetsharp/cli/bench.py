@@ -23,8 +23,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="PEER,...",
-            help="Peers that run the same network, in turns: torch, torch-compile, torch-compile-max, onnxruntime; and "
-            "torchstain, for the stain step alone.",
+            help="Peers that run the same network, in turns: torch, torch-compile, torch-compile-max, onnxruntime, "
+            "onnxruntime-cuda; and torchstain, for the stain step alone.",
         ),
     ] = None,
     weights: Annotated[
