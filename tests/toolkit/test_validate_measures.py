@@ -15,7 +15,7 @@ from unetsharp.validate.assessment import Verdict, assess
 from unetsharp.validate.bootstrap import RESAMPLES, Estimate, estimate, weightings
 from unetsharp.validate.gates import MIN_NUCLEI, Gate, Limits
 from unetsharp.validate.layers import layer_noise
-from unetsharp.validate.markup import change, number, share
+from unetsharp.validate.markup import change, milliseconds, number, share
 from unetsharp.validate.measures import STEP_QUANTITIES, pair_measures, step_measures
 from unetsharp.validate.observing import WORST
 from unetsharp.validate.tally import BINS, PairTally, Patch, StepTally, compare, count
@@ -309,6 +309,8 @@ def test_layers_of_equal_networks_are_silent_and_int8_ones_are_named(tmp_path: P
         (number(-0.00312), "−0.0031"),
         (number(math.nan), "–"),
         (number(math.inf, ".1f"), "∞"),
+        (milliseconds(4361.2), "4,361"),
+        (milliseconds(3.21987), "3.22"),
         (share(1.0), "100%"),
         (share(0.999999), "99.99%"),
         (share(0.995), "99.50%"),

@@ -185,7 +185,7 @@ def _in_onnx(kept: Source, deployed: Step) -> list[Step]:
         steps.append(_onnx_step(key, title, kept.content, kept.precision, origin))
     if deployed.built_from not in (None, kept.content):
         assert deployed.built_from is not None
-        origin = "The bundle's ONNX, converted as it was for the engine: everything that may be is in float16."
+        origin = "The bundle's ONNX as the engine was built from it: with the rewrites and number formats that suit it."
         steps.append(_onnx_step("typed", _TYPED[deployed.precision], deployed.built_from, deployed.precision, origin))
     return steps
 

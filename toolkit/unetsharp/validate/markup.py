@@ -6,7 +6,7 @@ from html import escape
 
 from unetsharp.validate.bootstrap import Estimate
 
-__all__ = ["change", "number", "row", "share", "share_of", "table"]
+__all__ = ["change", "milliseconds", "number", "row", "share", "share_of", "table"]
 
 _UNDEFINED = "–"
 
@@ -16,6 +16,11 @@ def number(value: float, form: str = ".4f") -> str:
     if math.isnan(value):
         return _UNDEFINED
     return "∞" if math.isinf(value) else format(value, form).replace("-", "−")
+
+
+def milliseconds(value: float) -> str:
+    """A time, to three digits or whole."""
+    return number(value, ",.0f" if value >= 100 else ".3g")
 
 
 def share(value: float) -> str:

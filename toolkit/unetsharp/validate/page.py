@@ -10,7 +10,7 @@ from unetsharp.validate.assessment import Assessment, StepResult
 from unetsharp.validate.chain import Step
 from unetsharp.validate.charts import dice_chart, layers_chart, reliability_chart
 from unetsharp.validate.gates import Gate
-from unetsharp.validate.markup import change, number, row, share, share_of, table
+from unetsharp.validate.markup import change, milliseconds, number, row, share, share_of, table
 from unetsharp.validate.observing import NotRun, WorstPatch
 from unetsharp.validate.pictures import CHANGED_COLOR, strip_uri
 from unetsharp.validate.validation import Validation
@@ -162,7 +162,7 @@ def _card(result: StepResult, failed: int) -> str:
         same,
         f"Dice {number(result.measures['dice_foreground'].value)}",
         _megabytes(ran.step.size),
-        f"{number(ran.milliseconds, '.3g')} ms a patch",
+        f"{milliseconds(ran.milliseconds)} ms a patch",
     )
     lines = "".join(f"<p>{escape(fact)}</p>" for fact in facts)
     return f"<h3>{escape(ran.step.title)}</h3><small>{ran.step.precision.upper()}</small>{lines}{outcome}"

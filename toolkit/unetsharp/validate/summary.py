@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unetsharp.validate.markup import number, share
+from unetsharp.validate.markup import milliseconds, number, share
 from unetsharp.validate.validation import Validation
 from unetsharp.validate.words import headline, summary
 
@@ -41,7 +41,7 @@ def _chain(validation: Validation) -> "Table":
             "reference" if change is None else share(change.pair["agreement"].value),
             number(result.measures["dice_foreground"].value),
             number(result.ran.step.size / 1e6, ".3g"),
-            number(result.ran.milliseconds, ".3g"),
+            milliseconds(result.ran.milliseconds),
         )
     for not_run in validation.assessment.not_run:
         size = number(not_run.step.size / 1e6, ".3g")
