@@ -14,28 +14,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import fake_tensorrt
+from support.cuda_emulator import emulated_kernels
 from support.fake_cuda import Gpu
 from support.fake_tensorrt import (
     Context8,
     Context11,
     ContextRtx,
+    EmulatedKernels,
     Engine8,
     Engine11,
     EngineRtx,
     FakeContext,
     FakeEngine,
     install,
+    logits_of,
     names_of,
+    network,
     tensorrt_of,
 )
 from support.real_tiles import dsb_tiles
 from support.runtime_tester import AS_SCANNED, DARKER, RuntimeTester, tiles
+from unetsharp_engines.contract import LABEL_OF_CHANNEL
 from unetsharp_engines.cuda import device as device_module
 from unetsharp_engines.cuda.batches import sizes_between, split
 from unetsharp_engines.cuda.graphs import Graph
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.runtimes import tensorrt as module
+from unetsharp_engines.runtimes.base import network_input
 from unetsharp_engines.runtimes.tensorrt import TensorRtRuntime
 from unetsharp_engines.stain import StainPlan
 
@@ -218,6 +224,33 @@ class TestChain:
                 runtime.stage_seconds(tiles(5), PER_TILE)
         assert list(seconds) == ["copy in", "stain", "network", "finish", "copy out"]
         assert set(seconds.values()) == {0.001}  # the fake says 20 ms for 20 runs
+
+
+class TestWithTheRealKernels:
+    """The kernels' own sources, run on the CPU: what the runtime passes them is what they take."""
+
+    @pytest.fixture(params=[b"logits float", b"logits half", b"taps float", b"taps half"], ids=lambda c: c.decode())
+    def runtime(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[TensorRtRuntime]:
+        kernels = EmulatedKernels(emulated_kernels(monkeypatch))
+        gpu = install(Gpu(), monkeypatch, most=MOST)
+        monkeypatch.setattr(module, "load_kernels", lambda _: kernels)
+        self.tailless = b"taps" in request.param
+        with open_engine(request.param) as runtime:
+            yield runtime
+        assert gpu.blocks == {}
+
+    @pytest.mark.parametrize("plan", [AS_SCANNED, DARKER, PER_TILE], ids=["as scanned", "darker", "per tile"])
+    def test_the_chain_is_the_cpus(self, runtime: TensorRtRuntime, plan: StainPlan) -> None:
+        batch = dsb_tiles()[:3, 32:96, 32:128]
+        expected = logits_of(network(network_input(batch, plan), tailless=self.tailless), tailless=self.tailless)
+        spread = np.ptp(expected)
+        assert np.abs(runtime.logits(batch, plan) - expected).mean() < 1e-3 * spread
+        shares = np.exp(expected - expected.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        probabilities = runtime.probabilities(batch, plan)
+        assert np.abs(probabilities - shares).mean() < 5e-3
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-5)
+        assert (runtime.labels(batch, plan) == LABEL_OF_CHANNEL[expected.argmax(axis=1)]).mean() > 0.99
 
 
 class TestCleaning:

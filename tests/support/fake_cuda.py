@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 GARBAGE = 0xCD
+ALIGNMENT = 256
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -43,7 +44,6 @@ class Gpu:
     """TensorRT execution contexts that live."""
     launches: list[str] = field(default_factory=list)
     """What ran, in order."""
-    next_address: int = 1 << 20
 
     def check(self) -> None:
         assert getattr(self.entered, "depth", 0) > 0, "a CUDA call outside the context"
@@ -53,7 +53,7 @@ class Gpu:
         return sum(block.size for block in self.blocks.values())
 
     def at(self, address: int, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
-        """The array that lies at ``address``, wholly within one block."""
+        """The array that lies at ``address``, wholly within one block. Addresses are the host's own."""
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         for start, block in self.blocks.items():
             if start <= address and address + size <= start + block.size:
@@ -66,9 +66,10 @@ class Allocation:
         gpu.check()
         if gpu.used + size > gpu.total:
             raise CudaMemoryError("cuMemAlloc failed: out of memory")
-        self._gpu, self._address = gpu, gpu.next_address
-        gpu.next_address += -(-size // 256) * 256 + 256
-        gpu.blocks[self._address] = np.full(size, GARBAGE, np.uint8)
+        memory = np.full(size + ALIGNMENT, GARBAGE, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        self._gpu, self._address = gpu, memory.ctypes.data + start
+        gpu.blocks[self._address] = memory[start : start + size]
 
     def __int__(self) -> int:
         return self._address

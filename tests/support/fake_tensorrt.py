@@ -11,7 +11,7 @@ import pytest
 from support.fake_cuda import Gpu, Stream, bindings_of, driver_of
 from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES, LABEL_OF_CHANNEL
 from unetsharp_engines.cuda import device
-from unetsharp_engines.cuda.kernels import packed
+from unetsharp_engines.cuda.kernels import Kernels, packed
 from unetsharp_engines.rewrites import HeadTail, finish
 from unetsharp_engines.runtimes import tensorrt
 from unetsharp_engines.stain import StainStatus, StainTransform, estimate
@@ -322,6 +322,22 @@ class FakeKernels:
                 self._gpu.at(out, logits.shape, kind)[...] = exponentials / exponentials.sum(axis=1, keepdims=True)
 
         stream.put(name, work)
+
+
+class EmulatedKernels:
+    """The real kernels, compiled for the CPU (`support.cuda_emulator`), run when the stream is waited for."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self.workspace_bytes = kernels.workspace_bytes
+
+    def __getattr__(self, name: str) -> Any:
+        kernel = getattr(self._kernels, name)
+
+        def enqueue(*arguments: int, stream: Stream, **how: Any) -> None:
+            stream.put(name, lambda: kernel(*arguments, stream=None, **how))
+
+        return enqueue
 
 
 def unpacked(numbers: npt.NDArray[np.float32]) -> StainTransform:
