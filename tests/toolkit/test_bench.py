@@ -1,5 +1,6 @@
 """The bench: what it measures adds up, contestants take turns, mistakes are told before anything is measured."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -13,15 +14,18 @@ import numpy.typing as npt
 import pytest
 from typer.testing import CliRunner, Result
 
+from support.bundles import engine_entry, manifest_of
 from support.fake_cuda import Gpu
 from support.fake_tensorrt import install
 from support.tiny_onnx import save_tiny_onnx
+from unetsharp import machine
 from unetsharp.bench import measure, roofline
 from unetsharp.bench.contestants import Contestant, peers_of
 from unetsharp.bench.energy import metered
 from unetsharp.bench.roofline import Peak, cost_of, shares
 from unetsharp.bench.run import BenchSettings, bench, parse_batches
 from unetsharp.bench.tiles import real_tiles, write_pictures
+from unetsharp.build.bundle import file_entry, write_bundle
 from unetsharp.cli.app import app
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.cuda import device
@@ -153,6 +157,38 @@ class TestRoofline:
         device._opened.cache_clear()
         assert peak.macs == pytest.approx(989e12 / 2, rel=0.01)
         assert peak.bytes == pytest.approx(3.35e12, rel=0.01)
+
+
+class TestOnAGpu:
+    """With a GPU made of numpy, and a bundle whose engine it runs."""
+
+    def test_stages_are_the_gpus_and_the_peak_its_data_sheets(
+        self, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gpu = install(Gpu(), monkeypatch, most=4)
+        here = machine.Gpu(name="a GPU made of numpy", target="sm90", memory_bytes=1 << 30)
+        monkeypatch.setattr(machine, "gpus", lambda: (here,))
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+        onnx = save_tiny_onnx(tmp_path / "m.onnx")
+        bundle = foreign_bundle(tmp_path / "b", onnx.read_bytes())
+        settings = BenchSettings(models=(bundle,), against=("onnxruntime",), batches=(2, 8), trust=True)
+        engine, peer = bench(settings, QUIET)["contestants"]
+        device._opened.cache_clear()
+        assert (engine["name"], peer["name"]) == ("b on tensorrt", "onnxruntime")
+        assert set(engine["batches"]["2"]["stage_s"]) == {"copy in", "stain", "network", "finish", "copy out"}
+        assert "stage_s" not in engine["batches"]["8"], "the engine takes 4 at once"
+        assert engine["roofline"]["peak_macs_per_s"] == pytest.approx(989e12 / 2, rel=0.01)
+        assert "nvidia-ml-py" in engine["energy"]
+        assert "stage_s" not in peer["batches"]["2"]
+        assert gpu.blocks == {}, "all is given back"
+
+
+def foreign_bundle(root: Path, onnx: bytes) -> Path:
+    """A bundle with ``onnx`` and an unsigned engine for the GPU made of numpy."""
+    content = b"ftrt taps half"
+    entry = engine_entry(content, runtime="tensorrt", version="11.4.0", targets=("sm90",))
+    manifest = dataclasses.replace(manifest_of(entry), onnx=file_entry("model.onnx", onnx))
+    return write_bundle(root, manifest, {"model.onnx": onnx, entry.file.path: content}).root
 
 
 class TestSettings:
