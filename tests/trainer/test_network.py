@@ -62,6 +62,21 @@ def test_silenced_pooling_is_zero_and_stays_so_in_training(tiny):
     assert not any(made.any() for made in seen)
 
 
+def test_silenced_classes_are_never_said_nor_learned(tiny):
+    """Trained towards a silenced class alone, the network still does not say it."""
+    tiny.silence_classes([3, 4])
+    optimizer = torch.optim.AdamW(tiny.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        logits = tiny.train()(tissue_like(2, 64))
+        F.cross_entropy(logits, torch.full((2, 64, 64), 3)).backward()
+        optimizer.step()
+    logits = tiny.eval()(tissue_like(2, 64))
+    assert logits[:, 3:5].max() < -19
+    assert not set(logits.argmax(1).unique().tolist()) & {3, 4}
+    assert logits[:, [0, 1, 2, 5]].std() > 0
+
+
 # Parameter sums
 
 

@@ -44,10 +44,7 @@ def train(
     accumulate: Annotated[int | None, typer.Option(help="Forward passes to one step.", show_default="recipe's")] = None,
     pooling: Annotated[
         bool | None,
-        typer.Option(
-            help="The ASPP's global average; without it answers depend less on where a window is cut.",
-            show_default="recipe's",
-        ),
+        typer.Option(help="The ASPP's average over the whole window.", show_default="recipe's"),
     ] = None,
     loss: Annotated[
         str | None,

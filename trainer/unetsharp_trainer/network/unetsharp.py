@@ -1,8 +1,10 @@
 """U-Net#: the network whole."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,6 +16,9 @@ from unetsharp_trainer.network.decoder import BRANCHES, Decoder
 from unetsharp_trainer.network.encoder import build_encoder
 
 __all__ = ["UNetSharp"]
+
+SILENT = -20.0
+"""Logit of a class that a network never says: a probability of 2e-9 beside a logit of 0."""
 
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -62,7 +67,7 @@ class UNetSharp(nn.Module):
         return logits
 
     def silence_pooling(self) -> None:
-        """Fix the ASPP's global-average branch at 0: answers then depend less on where a window is cut.
+        """Fix the ASPP's global-average branch at 0: nothing then averages over the whole window.
 
         Its norm's scale and shift become 0 and are not trained. The network's form and its file stay what they are.
         """
@@ -70,6 +75,17 @@ class UNetSharp(nn.Module):
             if isinstance(module, _NORMS):
                 for parameter in module.requires_grad_(False).parameters():
                     parameter.zero_()
+
+    def silence_classes(self, channels: Sequence[int]) -> None:
+        """Fix the logits of ``channels`` at `SILENT`, for classes that the training data never shows.
+
+        Nothing speaks against such a class where a nucleus's class is unknown: left free, it becomes the name for
+        whatever nucleus nobody has classed. Its weights are 0 and get no gradient.
+        """
+        for parameter, value in zip(self.head.parameters(), (0.0, SILENT), strict=True):
+            with torch.no_grad():
+                parameter[list(channels)] = value
+            parameter.register_hook(lambda gradient: _without(gradient, channels))  # type: ignore[no-untyped-call]
 
     def freeze_encoder(self) -> None:
         """Take the whole encoder out of training: the paper's first five epochs."""
@@ -84,6 +100,12 @@ class UNetSharp(nn.Module):
         for module in self.encoder.modules():
             if isinstance(module, _NORMS):
                 module.requires_grad_(False)
+
+
+def _without(gradient: Tensor, channels: Sequence[int]) -> Tensor:
+    gradient = gradient.clone()
+    gradient[list(channels)] = 0
+    return gradient
 
 
 def _require_whole_strides(height: int, width: int) -> None:

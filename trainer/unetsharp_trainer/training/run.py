@@ -101,6 +101,7 @@ def _loop(
     model = UNetSharp(settings.encoder, settings.width, _encoder_weights(settings.encoder_weights))
     if model.encoder_report is not None:
         reporter.say(str(model.encoder_report))
+    model.silence_classes([c.channel for c in CLASSES if c.name in untaught])
     if not recipe.pooling:
         model.silence_pooling()
     model = model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
