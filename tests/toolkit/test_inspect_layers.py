@@ -85,10 +85,44 @@ def test_an_engine_that_does_not_tell_has_no_picture(tmp_path: Path) -> None:
 def test_broken_engines_are_read_without_a_crash(cut: float, flipped: float, byte: int) -> None:
     program = b"\0NLYM" + bytes(12) + b"header {\n}\ndescriptors {\n"
     program += b'  tensor={ dims={ "n" 4 } name="a" type=half }\n}\n\nmain {\n'
-    program += b'  function={ name=__myl_Mul input_args={ "a" } output_args={ "a" } }\n}\n'
+    program += b'  function={ name=__myl_Mul input_args={ "a" } output_args={ "a" } }\n}\nshape_main {\n'
+    program += b'  mul={ name="m" output={"n" } input={"N" "__s^192i64" } stream=0 }\n}\n'
     broken = bytearray(program)
     broken[int(flipped * len(broken))] = byte
     kernels_of(bytes(broken[: int(cut * len(broken))]))
+
+
+def engine_of(sides: str) -> bytes:
+    """The program of one kernel that doubles a tensor [n, 4]; ``sides`` computes n."""
+    text = f"""header {{
+}}
+descriptors {{
+  tensor={{ dims={{ "n" 4 }} name="a" type=half }}
+  tensor={{ dims={{ "n" 4 }} name="b" type=half }}
+}}
+
+main {{
+  function={{ name=__myl_Mul input_args={{ "a" }} output_args={{ "b" }} }}
+}}
+shape_main {{
+{sides}
+}}
+"""
+    return b"NLYM" + bytes(12) + text.encode()
+
+
+def test_sides_that_hold_the_batch_count_what_they_hold_per_image() -> None:
+    copied = '  copy={ name="c" output={"n" } input={"m" }  stream=0 }'
+    multiplied = '  mul={ name="m" output={"m" } input={"{N}" "__s^192i64" } stream=0 }'
+    (kernel,) = kernels_of(engine_of(f"{copied}\n{multiplied}"))
+    assert (kernel.shape, kernel.read, kernel.written) == ((192, 4), 2 * 192 * 4, 2 * 192 * 4)
+    (plain,) = kernels_of(engine_of(""))
+    assert plain.shape == (1, 4)
+
+
+@pytest.mark.parametrize("kind", ["select", "copy"])
+def test_sides_computed_in_unknown_ways_are_not_told(kind: str) -> None:
+    assert kernels_of(engine_of(f'  {kind}={{ name="s" output={{"n" }} input={{"n" }} stream=0 }}')) == ()
 
 
 def test_sums_by_kind_are_ordered() -> None:

@@ -8,32 +8,32 @@ from unetsharp_engines.rewrites.outcome import Outcome
 
 __all__ = ["spell_mish_by_exp"]
 
-_CAP = 20.0
-"""From here on e(e + 2) / (e(e + 2) + 2) is 1 - 9e-18: one, in float32 and in float64."""
+_CAPS: dict[int, float] = {TensorProto.FLOAT16: 5.0, TensorProto.FLOAT: 20.0, TensorProto.DOUBLE: 20.0}
+"""From here on e(e + 2) / (e(e + 2) + 2) is one: 1 - 9e-18 in float32 and float64; in float16, where from 5 on it is
+1 - 9e-5 and less away from one than half a step, while e(e + 2) = 22,324 is still far from overflow."""
 
 
 def spell_mish_by_exp(graph: Graph) -> Outcome:
     """tanh(softplus x) becomes e(e + 2) / (e(e + 2) + 2) with e = exp x, and Mish(x) is x times that.
 
     softplus x = log(1 + e), and tanh y = (u² - 1) / (u² + 1) for u = exp y; here u = 1 + e, and u² - 1 = e(e + 2).
-    e is taken of min(x, 20), where the quotient has long rounded to 1, so that it cannot become infinite. No term
-    cancels: the result is as good relatively, for negative x too, as log(1 + exp x), which loses the digits of a small
-    e to the 1, is not. ONNX Runtime's CPU provider computes Exp in vectors, but Softplus one by one. float16, whose
-    range ends before e(e + 2) is large, is left alone.
+    e is taken of min(x, 20), in float16 of min(x, 5), where the quotient has rounded to 1, so that it cannot become
+    infinite. No term cancels: the result is as good relatively, for negative x too, as log(1 + exp x), which loses the
+    digits of a small e to the 1, is not. ONNX Runtime's CPU provider computes Exp in vectors, but Softplus one by one;
+    TensorRT-RTX fuses these operations into the convolution before them, but Softplus not.
     """
     kinds = graph.types()
     found = [node for node in graph.nodes if node.op_type == "Mish" or _is_softplus_of_mish(graph, node)]
-    fine = [node for node in found if kinds[node.input[0]][0] in (TensorProto.FLOAT, TensorProto.DOUBLE)]
+    fine = [node for node in found if kinds[node.input[0]][0] in _CAPS]
     for node in fine:
-        kind = helper.tensor_dtype_to_np_dtype(kinds[node.input[0]][0])
-        (_spell_mish if node.op_type == "Mish" else _spell_tanh_softplus)(graph, node, kind)
+        (_spell_mish if node.op_type == "Mish" else _spell_tanh_softplus)(graph, node, kinds[node.input[0]][0])
     return Outcome(sites=tuple(name_of(node) for node in fine), note=_note(len(found), len(fine)))
 
 
 def _note(found: int, fine: int) -> str:
     if not found:
         return "the graph holds no Mish"
-    return f"{found - fine} are not float32: e(e + 2) would leave their range" if found > fine else ""
+    return f"{found - fine} are of a type with another range" if found > fine else ""
 
 
 def _is_softplus_of_mish(graph: Graph, node: NodeProto) -> bool:
@@ -44,29 +44,29 @@ def _is_softplus_of_mish(graph: Graph, node: NodeProto) -> bool:
     return [r.op_type for r in readers] == ["Tanh"] and graph.is_read_only_by(node.output[0], *readers)
 
 
-def _spell_tanh_softplus(graph: Graph, softplus: NodeProto, kind: np.dtype[np.generic]) -> None:
+def _spell_tanh_softplus(graph: Graph, softplus: NodeProto, kind: int) -> None:
     (tanh,) = graph.consumers(softplus.output[0])
     graph.remove(softplus)
     graph.remove(tanh)
     _quotient(graph, softplus, kind, tanh.output[0])
 
 
-def _spell_mish(graph: Graph, mish: NodeProto, kind: np.dtype[np.generic]) -> None:
+def _spell_mish(graph: Graph, mish: NodeProto, kind: int) -> None:
     graph.remove(mish)
     quotient = _quotient(graph, mish, kind, f"{name_of(mish)}/quotient")
     graph.add("Mul", [mish.input[0], quotient], mish.output[0])
 
 
-def _quotient(graph: Graph, node: NodeProto, kind: np.dtype[np.generic], output: str) -> str:
+def _quotient(graph: Graph, node: NodeProto, kind: int, output: str) -> str:
     """Add e(e + 2) / (e(e + 2) + 2) of the input of ``node``."""
     name, x = name_of(node), node.input[0]
 
     def constant(called: str, value: float) -> str:
-        array: Array = np.array(value, kind)
+        array: Array = np.array(value, helper.tensor_dtype_to_np_dtype(kind))
         return graph.add_constant(called, array)
 
     two = constant("two", 2.0)
-    e = graph.add("Exp", [graph.add("Min", [x, constant("cap", _CAP)], f"{name}/capped")], f"{name}/exp")
+    e = graph.add("Exp", [graph.add("Min", [x, constant("cap", _CAPS[kind])], f"{name}/capped")], f"{name}/exp")
     numerator = graph.add("Mul", [e, graph.add("Add", [e, two], f"{name}/exp_plus_two")], f"{name}/numerator")
     denominator = graph.add("Add", [numerator, two], f"{name}/denominator")
     return graph.add("Div", [numerator, denominator], output)

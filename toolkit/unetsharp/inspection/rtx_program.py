@@ -1,10 +1,12 @@
 """The kernels of a TensorRT-RTX engine, read from its file without a GPU and without running it.
 
 TensorRT's own inspector needs the GPU to load an engine. But TensorRT-RTX 1.x writes the program it compiled into the
-engine as text: tensors with their shapes and types, and one instruction for each kernel, with what it reads and writes
-and the ONNX nodes it stands for. NVIDIA documents none of this; what is not found as expected is not told.
+engine as text: tensors with their shapes and types, one instruction for each kernel, with what it reads and writes and
+the ONNX nodes it stands for, and how free sides follow from the batch size. NVIDIA documents none of this; what is not
+found as expected is not told.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ _PROGRAM = re.compile(rb"NLYM.{12}header \{\n", re.DOTALL)
 _TENSOR = re.compile(r"^ {2}(?:sub_)?tensor=\{(.*)\}$", re.MULTILINE)
 _INSTRUCTION = re.compile(r"^ {2}(\w+)=\{ (.*?)(?=^ {2}\w+=\{|\Z)", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r'"([^"]*)"')
+_SIDE = re.compile(r"^ {2}(\w+)=\{ [^\n]*? output=\{(.*?)\} +input=\{(.*?)\} +stream=", re.MULTILINE)
+_CONSTANT = re.compile(r"__s\^(\d+)i64")
+_DEEPEST = 20
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _BYTES = {"half": 2, "bf16": 2, "float": 4, "int8": 1, "fp8": 1, "bool": 1, "int32": 4, "int64": 8}
 _NAMES = {"half": "fp16", "float": "fp32"}
@@ -64,18 +69,17 @@ class _Tensor:
 
     @property
     def bytes(self) -> int:
-        count = _BYTES.get(self.type, 0)
-        for side in self.shape:
-            count *= side
-        return count
+        return _BYTES.get(self.type, 0) * math.prod(self.shape)
 
 
 def kernels_of(engine: bytes) -> tuple[Kernel, ...]:
     """The kernels of a TensorRT-RTX engine's bytes, in their order; none where the file does not tell."""
-    text = _program(engine)
-    descriptors, _, main = text.partition("\nmain {\n")
-    tensors = dict(_tensors(descriptors))
-    body = main.partition("\n}\n")[0]
+    descriptors, _, rest = _program(engine).partition("\nmain {\n")
+    body, _, shapes = rest.partition("\n}\n")
+    try:
+        tensors = dict(_tensors(descriptors, _Sides(shapes)))
+    except _NotToldError:
+        return ()
     found = (_kernel(kind, fields, tensors) for kind, fields in _INSTRUCTION.findall(body) if kind not in _HOST_ONLY)
     return tuple(kernel for kernel in found if kernel is not None)
 
@@ -86,17 +90,44 @@ def _program(engine: bytes) -> str:
     if start is None:
         return ""
     main = engine.find(b"\nmain {\n", start.end())
-    end = engine.find(b"\n}\n", main)
-    return engine[start.end() : end + 3].decode("utf-8", errors="replace") if 0 <= main < end else ""
+    after = engine.find(b"\n}\n", main)
+    end = engine.find(b"\n}\n", after + 3)  # of the program that computes shapes
+    return engine[start.end() : end + 3].decode("utf-8", errors="replace") if 0 <= main < after < end else ""
 
 
-def _tensors(descriptors: str) -> Iterator[tuple[str, _Tensor]]:
+class _NotToldError(Exception):
+    """A free side is computed in a way that is not known here."""
+
+
+class _Sides:
+    """Sides of tensors that follow from the batch size, for a batch of one: the engine computes them as products."""
+
+    def __init__(self, program: str) -> None:
+        self._made_by = {
+            made[0]: (kind, _QUOTED.findall(inputs))
+            for kind, outputs, inputs in _SIDE.findall(program)
+            if (made := _QUOTED.findall(outputs))
+        }
+
+    def of(self, name: str, depth: int = 0) -> int:
+        """The side called ``name``: the batch itself, which nothing makes, is one. Raises _NotToldError."""
+        if constant := _CONSTANT.fullmatch(name):
+            return int(constant.group(1))
+        if name not in self._made_by:
+            return 1
+        kind, inputs = self._made_by[name]
+        if kind not in {"copy", "mul"} or depth > _DEEPEST:
+            raise _NotToldError
+        return math.prod(self.of(value, depth + 1) for value in inputs)
+
+
+def _tensors(descriptors: str, sides: _Sides) -> Iterator[tuple[str, _Tensor]]:
     for fields in _TENSOR.findall(descriptors):
         name, dims, kind = (
             re.search(pattern, fields) for pattern in (r'name="([^"]*)"', r"dims=\{([^}]*)\}", r"type=(\w+)")
         )
         if name and dims and kind:
-            shape = tuple(int(side) if side.isdigit() else 1 for side in dims.group(1).split())
+            shape = tuple(int(n) if n.isdigit() else sides.of(n.strip('"')) for n in dims.group(1).split())
             yield name.group(1), _Tensor(shape=shape, type=kind.group(1), is_constant="const_payload_size" in fields)
 
 
