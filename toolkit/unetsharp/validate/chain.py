@@ -123,7 +123,7 @@ def _from_onnx(path: Path) -> Step:
     if source.precision != "fp32":
         raise InputError(f"--reference {path}: is {source.precision}; give the weights or the fp32 ONNX it was made of")
     origin = "The float32 ONNX that was given as the reference. What export made of the weights is not in this report."
-    return _onnx_step("reference", "fp32 ONNX", source.content, "fp32", origin)
+    return _onnx_step("reference", "Reference ONNX", source.content, "fp32", origin)
 
 
 def _from_weights(weights: Path, kept: Source) -> list[Step]:

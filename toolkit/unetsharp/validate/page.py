@@ -156,7 +156,8 @@ def _chain(validation: Validation) -> str:
 
 def _card(result: StepResult, failed: int) -> str:
     ran, against = result.ran, result.against_reference
-    outcome = f'<p><span class="mark failed">{failed} gates fail</span></p>' if failed else ""
+    fails = "1 gate fails" if failed == 1 else f"{failed} gates fail"
+    outcome = f'<p><span class="mark failed">{fails}</span></p>' if failed else ""
     same = "reference" if against is None else f"{share(against.pair['agreement'].value)} same class"
     facts = (
         same,
