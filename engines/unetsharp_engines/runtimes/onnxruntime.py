@@ -13,6 +13,7 @@ from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 from unetsharp_engines.quantization.rounding import has_float16, spelled_out
 from unetsharp_engines.rewrites import TAIL_KEY, TAPS_NAME, HeadTail, finish, tuned_for
 from unetsharp_engines.runtimes.base import Runtime, network_input
+from unetsharp_engines.runtimes.processor import sums_int8_exactly
 from unetsharp_engines.stain import StainPlan
 
 __all__ = ["OnnxRuntime"]
@@ -110,6 +111,8 @@ def _session(model: Path | bytes, source: str, threads: int | None, provider: st
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
     options.intra_op_num_threads = threads or 0
+    if not sums_int8_exactly():  # unsigned by unsigned: half as fast, but right
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=[provider]
