@@ -11,8 +11,8 @@ at 128² on one core with AVX512-VNNI takes 282 ms in float32, 69 ms there with 
 4. *No pair on a residual branch*: the Add stays float.
 5. *Grouped convolutions are INT8*, too: they are as fast as the others.
 
-On x86-64 without VNNI that kernel overflows; `runtimes.onnxruntime` then asks for the one of unsigned by unsigned, which
-is half as fast, and right.
+On x86-64 without VNNI that kernel overflows; `runtimes.onnxruntime` then asks for the one of unsigned by unsigned,
+which is half as fast, and right.
 
 It is to be applied to the graph that ONNX Runtime will run: the one with its own rewrites. TensorRT takes no uint8.
 """
