@@ -28,7 +28,7 @@ from unetsharp.inspection.layers import by_kind
 from unetsharp.inspection.rtx_program import kernels_of
 from unetsharp_engines.files import replacing
 from unetsharp_engines.quantization import place, quantize
-from unetsharp_engines.rewrites import DEFAULT, PASSES, PORTABLE, TAIL_LESS, rewrite
+from unetsharp_engines.rewrites import DEFAULT, PASSES, PORTABLE, TAIL_LESS, TYPED, rewrite
 from unetsharp_engines.rewrites.graph import Graph
 from unetsharp_trainer.network import UNetSharp
 
@@ -40,14 +40,17 @@ BEST = DEFAULT["tensorrt-rtx"]
 BEST_TAIL_LESS = tuple("tailless-head-56" if name == "head-low-resolution" else name for name in BEST)
 SETS: dict[str, tuple[str, ...]] = {
     "plain": (),
-    **{name: (name,) for name in PASSES},
+    **{name: (name,) for name in PASSES if name not in {"mish-by-exp", "taps-as-computed"}},
     "portable set": PORTABLE,
     "tail-less set": TAIL_LESS,
+    "mish-by-exp": (),
+    "tail-less set, mish-by-exp": TAIL_LESS,
     "TensorRT-RTX's set": BEST,
     "TensorRT-RTX's set, tail-less": BEST_TAIL_LESS,
     "the same and carry-shifts": (*BEST_TAIL_LESS, "carry-shifts"),
-    "the same and merge-gates": (*BEST_TAIL_LESS, "merge-gates"),
 }
+TYPED_SETS = list(SETS)[-5:]
+"""Those with Mish by exp, which is spelt once the tensors are float16."""
 
 
 def main() -> None:
@@ -76,9 +79,10 @@ def built(
 ) -> list[dict[str, Any]]:
     """One row for each GPU: the network with a set of rewrites, in a precision; none where they change nothing."""
     rewritten, report = rewrite(network, SETS[name])
-    if SETS[name] and not any(done.sites for done in report.passes):
+    if name in PASSES and name != "mish-by-exp" and not any(done.sites for done in report.passes):
         return []
-    typed, _ = rewrite(to_fp16(in_int8(rewritten) if precision == "int8" else rewritten), ["taps-as-computed"])
+    converted = to_fp16(in_int8(rewritten) if precision == "int8" else rewritten)
+    typed, _ = rewrite(converted, TYPED["tensorrt-rtx" if name in TYPED_SETS else "tensorrt"])
     rows = []
     for target in targets:
         begin = time.perf_counter()

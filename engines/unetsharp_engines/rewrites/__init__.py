@@ -1,9 +1,9 @@
 """Exact rewrites of an exported network: the same function of its input, for less arithmetic and fewer bytes."""
 
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, PassReport, RewriteReport, rewrite
-from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE, TAIL_LESS
+from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE, TAIL_LESS, TYPED
 from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail, finish
-from unetsharp_engines.rewrites.tuning import tuned, tuned_for
+from unetsharp_engines.rewrites.tuning import finished, tuned, tuned_for
 
 __all__ = [
     "DEFAULT",
@@ -13,10 +13,12 @@ __all__ = [
     "TAIL_KEY",
     "TAIL_LESS",
     "TAPS_NAME",
+    "TYPED",
     "HeadTail",
     "PassReport",
     "RewriteReport",
     "finish",
+    "finished",
     "rewrite",
     "tuned",
     "tuned_for",

@@ -22,7 +22,7 @@ from unetsharp_engines.rewrites.outcome import Outcome
 from unetsharp_engines.rewrites.pools import chain_pools
 from unetsharp_engines.rewrites.shifts import carry_shifts
 
-__all__ = ["DEFAULT", "PASSES", "PORTABLE", "TAIL_LESS"]
+__all__ = ["DEFAULT", "PASSES", "PORTABLE", "TAIL_LESS", "TYPED"]
 
 PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
     {
@@ -87,3 +87,8 @@ DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Per runtime, the set that serves it best. For onnxruntime it is the one that measured fastest
 (``benchmarks/rewrites.py``); for tensorrt-rtx the one whose engine moves the fewest bytes with the least arithmetic
 (``benchmarks/rtx_layers.py``), since no GPU that it builds for was at hand; tensorrt's is not measured yet."""
+
+TYPED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"tensorrt": ("taps-as-computed",), "tensorrt-rtx": ("mish-by-exp", "taps-as-computed")}
+)
+"""Per runtime, what is done to a network that an engine is built from once its tensors have their types."""

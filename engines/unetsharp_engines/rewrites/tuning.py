@@ -3,9 +3,9 @@
 import onnx
 
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, rewrite
-from unetsharp_engines.rewrites.passes import DEFAULT
+from unetsharp_engines.rewrites.passes import DEFAULT, TYPED
 
-__all__ = ["tuned", "tuned_for"]
+__all__ = ["finished", "tuned", "tuned_for"]
 
 
 def tuned_for(runtime: str, content: bytes) -> bytes:
@@ -25,8 +25,20 @@ def tuned_for(runtime: str, content: bytes) -> bytes:
 
 
 def tuned(runtime: str, model: onnx.ModelProto) -> onnx.ModelProto:
-    """A network with the rewrites that are fastest on ``runtime``; ``model`` itself unless it was exported with
-    rewrites."""
-    if REWRITES_KEY not in {p.key for p in model.metadata_props}:
-        return model
-    return rewrite(model, DEFAULT[runtime])[0]
+    """A float32 network with the rewrites that suit ``runtime``, those of `DEFAULT`.
+
+    ``model`` itself unless it was exported with rewrites.
+    """
+    return rewrite(model, DEFAULT[runtime])[0] if _was_rewritten(model) else model
+
+
+def finished(runtime: str, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network that an engine for ``runtime`` is built from, its tensors typed, with the rewrites of `TYPED`.
+
+    ``model`` itself unless it was exported with rewrites.
+    """
+    return rewrite(model, TYPED[runtime])[0] if _was_rewritten(model) else model
+
+
+def _was_rewritten(model: onnx.ModelProto) -> bool:
+    return REWRITES_KEY in {p.key for p in model.metadata_props}

@@ -170,20 +170,18 @@ def _engine(
 def typed(source: Source, precision: str, *, runtime: str, strongly: bool) -> bytes:
     """The ONNX that an engine of ``precision`` is built from, by ``runtime``, which is ``strongly`` typed or not.
 
-    A float32 network that was exported with rewrites gets those that suit the runtime; the rest is as given, or
-    converted. Raises as `unetsharp.export.half.for_strong_typing`.
+    A network that was exported with rewrites gets those that suit the runtime; the rest is as given, or converted.
+    Raises as `unetsharp.export.half.for_strong_typing`.
     """
-    from unetsharp_engines.rewrites import TAPS_NAME, rewrite, tuned
+    from unetsharp_engines.rewrites import finished, tuned
 
     model = tuned(runtime, source.model) if source.precision == "fp32" else source.model
-    if precision == source.precision and not (precision == "int8" and strongly):
-        return source.content if model is source.model else bytes(model.SerializeToString())
-    from unetsharp.export.half import for_strong_typing  # loads all that judges a network
+    if precision != source.precision or (precision == "int8" and strongly):
+        from unetsharp.export.half import for_strong_typing  # loads all that judges a network
 
-    converted = for_strong_typing(model, source.info)
-    if [output.name for output in converted.graph.output] == [TAPS_NAME]:
-        converted, _ = rewrite(converted, ["taps-as-computed"])
-    return bytes(converted.SerializeToString())
+        model = for_strong_typing(model, source.info)
+    built_from = finished(runtime, model)
+    return source.content if built_from is source.model else bytes(built_from.SerializeToString())
 
 
 def _profile(source: Source, batch: tuple[int, int, int]) -> Profile:
