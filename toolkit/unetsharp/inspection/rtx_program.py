@@ -24,10 +24,11 @@ _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _BYTES = {"half": 2, "bf16": 2, "float": 4, "int8": 1, "fp8": 1, "bool": 1, "int32": 4, "int64": 8}
 _NAMES = {"half": "fp16", "float": "fp32"}
 _HOST_ONLY = {"shape_call", "copy", "wait", "record"}
-_PART = re.compile(r"ExpLog1IsinSeleTanhMul|MulAdd|[A-Z][a-z0-9]*")
+_PART = re.compile(r"ExpLog1IsinSeleTanhMul|MinExpAddMulAddDivMul|MulAdd|[A-Z][a-z0-9]*")
 """What a generated kernel's name is made of, after ``__myl_``: four letters for each operation fused in it."""
 _WORDS = {
     "ExpLog1IsinSeleTanhMul": "Mish",
+    "MinExpAddMulAddDivMul": "Mish",
     "MulAdd": "BatchNorm",
     "Resi": "resize",
     "Tran": "transpose",
