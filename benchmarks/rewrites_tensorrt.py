@@ -57,6 +57,7 @@ def sets() -> dict[str, tuple[str, ...]]:
         "portable": PORTABLE,
         "head-resized": resized,
         "tail-less": tail_less,
+        "tail-less-mish-by-exp": tail_less,
         "tail-less-deep": tuple(n for name in tail_less for n in (name, *("deep-low-resolution",) * ("56" in name))),
         **{f"tail-less-{name}": (*tail_less, name) for name in ("merge-gates", "carry-shifts", *groups)},
         "tail-less-shifts-64": (*tail_less, "carry-shifts", "groups-of-64"),
@@ -80,7 +81,8 @@ def export(arguments: argparse.Namespace) -> None:
     for name in arguments.only or sets():
         start = time.perf_counter()
         model, report = rewrite(plain, sets()[name])
-        typed, _ = rewrite(to_fp16(model), ["taps-as-computed"])
+        mish = ["mish-by-exp"] * name.endswith("mish-by-exp")
+        typed, _ = rewrite(to_fp16(model), [*mish, "taps-as-computed"])
         onnx.save(typed, arguments.out / f"{name}.onnx")
         print(f"{name}: {report.after.macs / 1e9:.2f} GMAC, {time.perf_counter() - start:.0f} s", flush=True)
 

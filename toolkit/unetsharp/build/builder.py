@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unetsharp.build.flavours import Loaded
+from unetsharp.build.flavours import PORTABLE_OPSET, Loaded
 from unetsharp.build.progress import PhaseTracker, monitor
 from unetsharp.cli.output import Output
 from unetsharp_engines.contract import INPUT_NAME
@@ -118,15 +118,18 @@ def _parse(loaded: Loaded, plan: Plan, network: Any, log: Any) -> None:
         raise InputError(f"{plan.name}: {loaded.label} cannot take it: {_parser_errors(parser, plan.onnx)}")
 
 
-def _parser_errors(parser: Any, model: bytes) -> str:
-    """The parser's first error with the node's name, and how many more there are."""
+def _parser_errors(parser: Any, content: bytes) -> str:
+    """The parser's first error with the node's name, how many more there are, and what to do."""
     import onnx
 
-    nodes = onnx.ModelProto.FromString(model).graph.node
+    model = onnx.ModelProto.FromString(content)
+    nodes = model.graph.node
     error = parser.get_error(0)  # a failed parse has at least one
     place = f"node {nodes[error.node()].name!r} ({nodes[error.node()].op_type}): " if error.node() >= 0 else ""
     more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
-    return f"{place}{_one_line(error.desc())}{more}"
+    newer = any(used.domain in ("", "ai.onnx") and used.version > PORTABLE_OPSET for used in model.opset_import)
+    advice = f"export it with --opset {PORTABLE_OPSET}" if newer else "export it again with this version of unetsharp"
+    return f"{place}{_one_line(error.desc())}{more}; {advice}, which every TensorRT from 8.6 on parses"
 
 
 def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:

@@ -28,10 +28,22 @@ from typing import Any
 from unetsharp import machine
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 
-__all__ = ["RTX", "TENSORRT", "TURING", "Flavour", "Loaded", "flavour_named", "is_strongly_typed", "load"]
+__all__ = [
+    "PORTABLE_OPSET",
+    "RTX",
+    "TENSORRT",
+    "TURING",
+    "Flavour",
+    "Loaded",
+    "flavour_named",
+    "is_strongly_typed",
+    "load",
+]
 
 _TARGET = re.compile(r"sm\d{2,3}")
 _OWN_KERNELS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
+PORTABLE_OPSET = 17
+"""ONNX opset that every TensorRT from 8.6 on parses."""
 TURING = "sm75"
 """NVIDIA advises an engine of its own for it."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unetsharp.build.flavours import PORTABLE_OPSET
 from unetsharp.cli.output import Output
 from unetsharp.export.comparison import Comparison, Gate, compare, sample_tiles
 from unetsharp.export.torch_runtime import TorchRuntime
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GATES", "HALF_KEY", "OPSETS", "Converted", "ExportReport", "ExportSettings", "convert", "export_onnx"]
 
-OPSETS = range(17, 21)
-"""ONNX opsets that can be written: 17 parses from TensorRT 8.6 on; the exporter ends at 20."""
+OPSETS = range(PORTABLE_OPSET, 21)
+"""ONNX opsets that can be written; PyTorch's exporter ends at 20."""
 
 HALF_KEY = "unetsharp.float16"
 """Key in ONNX ``metadata_props`` under which an FP16 network says how it was made, as `HalfReport.to_dict` has it."""
