@@ -30,7 +30,7 @@ from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.export.exporter import ExportSettings, export_onnx
 from unetsharp.quantize.drift import Budget, Drift, HeldOut, tiles_of
 from unetsharp.quantize.repair import LayerCost, Trials, cheapest_first, fewest
-from unetsharp.quantize.selection import candidates, select
+from unetsharp.quantize.selection import Selection, candidates, select
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.quantization import (
     METHODS,
@@ -93,23 +93,34 @@ def main() -> None:
                 networks[name] = quantize(recipe.model, recipe.placement, thresholds, floats=floats).SerializeToString()
                 rows[name] = row(networks[name], judges[3].drift(networks[name]), recipe, floats)
                 print(name, rows[name], flush=True)
+                write(arguments, start, source, chosen, rows)
     for name, milliseconds in latencies(networks).items():
         rows[name]["milliseconds_a_tile_on_the_cpu"] = milliseconds
+    write(arguments, start, source, chosen, rows)
+
+
+def write(
+    arguments: argparse.Namespace,
+    start: dict[str, Any],
+    source: Source,
+    chosen: dict[int, Selection],
+    rows: dict[str, dict[str, Any]],
+) -> None:
+    """What is known so far."""
+    info = source.info
     result = {
         **start,
         "load_average_after": round(os.getloadavg()[0], 1),
         "model": {
-            "name": source.info.name,
-            "encoder": source.info.encoder,
-            "width": source.info.width,
-            "weights_sha256": source.info.weights_sha256,
+            "name": info.name,
+            "encoder": info.encoder,
+            "width": info.width,
+            "weights_sha256": info.weights_sha256,
         },
         "patches": {k: {"images": len(s.patches), "sha256": s.sha256} for k, s in chosen.items()},
         "methods": rows,
     }
-    path = RESULTS / arguments.out
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(path.read_text())
+    (RESULTS / arguments.out).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def exported(weights: Path) -> Source:
