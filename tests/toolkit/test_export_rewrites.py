@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
@@ -12,9 +14,20 @@ import unetsharp
 from unetsharp.build.source import read_source
 from unetsharp.cli.app import app
 from unetsharp.export.comparison import compare, sample_tiles
+from unetsharp.export.precision import to_fp16
 from unetsharp.export.torch_runtime import TorchRuntime
 from unetsharp_engines.model_info import METADATA_KEY
-from unetsharp_engines.rewrites import PORTABLE, REWRITES_KEY, TAIL_KEY, TAPS_NAME, HeadTail, RewriteReport
+from unetsharp_engines.quantization.rounding import spelled_out
+from unetsharp_engines.rewrites import (
+    PORTABLE,
+    REWRITES_KEY,
+    TAIL_KEY,
+    TAPS_NAME,
+    HeadTail,
+    RewriteReport,
+    finished,
+    tuned,
+)
 from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
 
 EDGE = Path(unetsharp.__file__).parent / "assets" / "edge.safetensors"
@@ -84,3 +97,20 @@ def test_plain_export_is_as_traced_and_stays_so(exports) -> None:
         30,
         False,
     )
+
+
+def test_rewrites_for_tensorrt_rtx_drift_no_further_in_float16(exports) -> None:
+    """Every float16 rounding computed: what an engine is built from strays from float32 as plain FP16 does."""
+    model = onnx.load(exports["--rewrite"][0])
+    x = sample_tiles(192).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    wanted, plain, seen = (
+        onnxruntime.InferenceSession(m.SerializeToString()).run(None, {"image": x})[0]
+        for m in (
+            model,
+            spelled_out(to_fp16(model)),
+            spelled_out(finished("tensorrt-rtx", to_fp16(tuned("tensorrt-rtx", model)))),
+        )
+    )
+    assert np.abs(plain - wanted).mean() > 1e-4, "the roundings are there"
+    assert np.abs(seen - wanted).mean() <= 1.2 * np.abs(plain - wanted).mean()
+    assert (seen.argmax(axis=1) == wanted.argmax(axis=1)).mean() > 0.9995
