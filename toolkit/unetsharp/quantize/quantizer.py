@@ -59,8 +59,8 @@ class QuantizeSettings:
     """How to quantize. Raises InputError for values that cannot be."""
 
     method: str = "minmax"
-    """One of `METHODS`. The default clips nothing: it lost least by far on a tissue that calibration had not seen
-    (benchmarks/results/quantization_methods.json)."""
+    """One of `METHODS`. The default clips nothing, which held best on a tissue that calibration had not seen
+    (docs/quantization.md)."""
     images: int = 128
     """Patches to calibrate on, and as many others to judge by."""
     budget: Budget = field(default_factory=Budget)
