@@ -292,7 +292,7 @@ class TestCleaning:
         with open_engine() as runtime:
             runtime.labels(tiles(1), AS_SCANNED)
             gpu.total = gpu.used
-            with pytest.raises(MissingCapabilityError, match="of GPU memory"):
+            with pytest.raises(MissingCapabilityError, match="a batch of 3 would fit: build the engine"):
                 runtime.probabilities(tiles(1), AS_SCANNED)
             assert runtime.labels(tiles(1), AS_SCANNED).shape == (1, 64, 64)
         self.assert_clean(gpu)
@@ -363,10 +363,12 @@ class TestProcess:
         pid = os.getpid()
         with monkeypatch.context() as patch, held_elsewhere(runtime._lock):
             patch.setattr(os, "getpid", lambda: pid + 1)
-            with pytest.raises(MissingCapabilityError, match="CUDA survives no fork: load the network in the child"):
+            with pytest.raises(MissingCapabilityError, match="CUDA survives no fork: open networks in the child"):
                 runtime.labels(tiles(1), AS_SCANNED)
             runtime.close()
             assert gpu.blocks, "the parent's memory is not the child's to free"
+            with pytest.raises(MissingCapabilityError, match="CUDA survives no fork"):
+                open_engine()
         runtime.labels(tiles(1), AS_SCANNED)
         runtime.close()
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from support.real_tiles import dsb_tiles
-from support.runtime_tester import AS_SCANNED, DARKER
+from support.runtime_tester import AS_SCANNED
 from unetsharp_engines.errors import MissingCapabilityError
 from unetsharp_engines.stain import StainPlan, StainStatus, StainTransform, estimate
 
@@ -16,6 +16,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 
 EDGE = Path(str(files("unetsharp") / "assets" / "edge.safetensors"))
 FALLBACK = StainTransform(0.9 * np.eye(3), np.full(3, -0.3))
+"""Not the tester's half of every level: whole levels in float64 that float32 truncates to the level below."""
+FIXED = StainPlan(FALLBACK)
 PER_TILE = StainPlan(FALLBACK, per_tile=True)
 
 
@@ -44,7 +46,7 @@ def test_macenko_is_the_references() -> None:
     assert difference.mean() < 1e-3
 
 
-@pytest.mark.parametrize("plan", [AS_SCANNED, DARKER, PER_TILE], ids=["as scanned", "darker", "per tile"])
+@pytest.mark.parametrize("plan", [AS_SCANNED, FIXED, PER_TILE], ids=["as scanned", "fixed", "per tile"])
 @pytest.mark.parametrize("count", [1, 5])
 def test_labels_are_the_networks(plan: StainPlan, count: int) -> None:
     from unetsharp.bench.torch_chain import TorchChain

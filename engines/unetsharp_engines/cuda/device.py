@@ -69,7 +69,7 @@ class Device:
         if not self.is_of_this_process:
             raise MissingCapabilityError(
                 f"process {os.getpid()} was forked from {self._pid} after that had opened the GPU, and CUDA survives "
-                "no fork: load the network in the child, or start children by multiprocessing's 'spawn'"
+                "no fork: open networks in the children alone, or start them by multiprocessing's 'spawn'"
             )
 
     @contextmanager
@@ -91,18 +91,20 @@ class Device:
         return int(free)
 
 
-@functools.cache
-def _opened(index: int, pid: int) -> Device:
-    cuda = _driver()
-    return Device(cuda, index)
+def open_device() -> Device:
+    """The first GPU that the driver shows this process, held until the process ends.
 
-
-def open_device(index: int = 0) -> Device:
-    """GPU ``index`` of those the driver shows this process; one `Device` a process, held until the process ends.
-
-    Raises MissingCapabilityError where PyCUDA, cuda.bindings, a driver or the GPU is missing.
+    Raises MissingCapabilityError where PyCUDA, cuda.bindings, a driver or the GPU is missing, and as
+    `Device.check_process` does.
     """
-    return _opened(index, os.getpid())
+    device = _opened()
+    device.check_process()
+    return device
+
+
+@functools.cache
+def _opened() -> Device:
+    return Device(_driver(), 0)
 
 
 def _driver() -> Any:

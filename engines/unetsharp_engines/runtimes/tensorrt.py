@@ -206,7 +206,7 @@ class TensorRtRuntime(Runtime):
         free = self._free
         needed = slots * bytes_of_slot(self._engine, self._kernels)
         batch = self._engine.most[0]
-        fits = free * batch // needed
+        fits = min(free * batch // needed, batch - 1)
         then = f"build the engine with --batch 1,{fits},{fits}" if fits else "close other programs on the GPU"
         return MissingCapabilityError(
             f"{self._source}: batches of up to {batch} tiles need {_gib(needed)} of GPU memory, {_gib(free)} are free; "
