@@ -182,3 +182,11 @@ def test_no_damage_to_an_onnx_gets_past_input_error(
         look_at(tmp_path / "model.onnx")
     except InputError as error:
         assert "\n" not in str(error)
+
+
+def test_a_tensor_of_a_type_that_onnx_lacks_is_refused(tmp_path: Path) -> None:
+    model = tiny_onnx()
+    model.graph.initializer[0].data_type = 29
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="a tensor of type 29, which ONNX lacks"):
+        look_at(tmp_path / "model.onnx")

@@ -57,6 +57,11 @@ def parse_onnx(content: bytes, path: Path) -> "onnx.ModelProto":
         raise InputError(f"{path}: not a whole ONNX file ({error}); export it again") from error
     if not all(isinstance(name, str) for node in model.graph.node for name in _names_in(node)):
         raise InputError(f"{path}: not a whole ONNX file (names that are no text); export it again")
+    known = onnx.TensorProto.DataType.values()
+    if strange := [tensor.data_type for tensor in model.graph.initializer if tensor.data_type not in known]:
+        raise InputError(
+            f"{path}: not a whole ONNX file (a tensor of type {strange[0]}, which ONNX lacks); export it again"
+        )
     if not model.graph.node:
         raise InputError(f"{path}: an ONNX without a single node; give one that `unetsharp export` wrote")
     return model
