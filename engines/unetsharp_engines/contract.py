@@ -23,6 +23,8 @@ __all__ = [
     "NUCLEUS_CLASSES",
     "OUTPUT_NAME",
     "SIDE_MULTIPLE",
+    "TAPS",
+    "TAPS_NAME",
     "TILE",
     "TissueClass",
     "class_named",
@@ -76,6 +78,13 @@ INPUT_NAME: str = "image"
 
 OUTPUT_NAME: str = "logits"
 """ONNX output: float32 [N, 6, H, W], before the softmax, channels as `CLASSES`."""
+
+TAPS_NAME: str = "head_taps"
+"""A tail-less network's output, in place of `OUTPUT_NAME`: float32 [N, `rewrites.HeadTail.channels`, H / factor,
+W / factor]."""
+
+TAPS: int = 9
+"""Its channels per class: channel = 9·class + 3·column + row, column and row in 0..2 for shifts -1, 0, 1."""
 
 BYTES_TO_UNIT: float = 1.0 / 255.0
 """Input normalization: stain-normalized uint8 level → network input."""

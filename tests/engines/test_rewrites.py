@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from support.networks import evaluated, exported, in_float64, random_network
+from unetsharp_engines.contract import TAPS_NAME
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.rewrites import (
     DEFAULT,
@@ -16,7 +17,6 @@ from unetsharp_engines.rewrites import (
     PORTABLE,
     REWRITES_KEY,
     TAIL_KEY,
-    TAPS_NAME,
     HeadTail,
     RewriteReport,
     finish,

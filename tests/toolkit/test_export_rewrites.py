@@ -16,13 +16,13 @@ from unetsharp.cli.app import app
 from unetsharp.export.comparison import compare, sample_tiles
 from unetsharp.export.precision import to_fp16
 from unetsharp.export.torch_runtime import TorchRuntime
+from unetsharp_engines.contract import TAPS_NAME
 from unetsharp_engines.model_info import METADATA_KEY
 from unetsharp_engines.quantization.rounding import spelled_out
 from unetsharp_engines.rewrites import (
     PORTABLE,
     REWRITES_KEY,
     TAIL_KEY,
-    TAPS_NAME,
     HeadTail,
     RewriteReport,
     finished,

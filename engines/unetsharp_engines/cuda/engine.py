@@ -20,15 +20,11 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
+from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME, TAPS, TAPS_NAME
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 
-__all__ = ["TAPS_NAME", "Engine", "Execution", "Tensor", "load_tensorrt"]
+__all__ = ["Engine", "Execution", "Tensor", "load_tensorrt"]
 
-TAPS_NAME = "head_taps"
-"""As `unetsharp_engines.rewrites.TAPS_NAME`, without loading the rewrites and with them onnx."""
-
-_TAPS_PER_CLASS = 9
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL = {
     "tensorrt": "pip install 'unetsharp[gpu]' (on a Jetson it comes with JetPack: make the virtual environment with "
@@ -220,7 +216,7 @@ def _are_ours(shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether these are the tensors of an exported network, with logits or with the head's taps."""
     channels = {name: shape[1] for name, shape in shapes.items() if len(shape) == 4}
     logits = {INPUT_NAME: 3, OUTPUT_NAME: len(CLASSES)}
-    taps = {INPUT_NAME: 3, TAPS_NAME: max(channels.get(TAPS_NAME, 0), _TAPS_PER_CLASS * len(CLASSES))}
+    taps = {INPUT_NAME: 3, TAPS_NAME: max(channels.get(TAPS_NAME, 0), TAPS * len(CLASSES))}
     return len(channels) == len(shapes) and channels in (logits, taps)
 
 

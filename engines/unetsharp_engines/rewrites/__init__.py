@@ -2,7 +2,7 @@
 
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, PassReport, RewriteReport, rewrite
 from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE, TAIL_LESS, TYPED
-from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail, finish
+from unetsharp_engines.rewrites.tail import TAIL_KEY, HeadTail, finish
 from unetsharp_engines.rewrites.tuning import finished, tuned, tuned_for
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "REWRITES_KEY",
     "TAIL_KEY",
     "TAIL_LESS",
-    "TAPS_NAME",
     "TYPED",
     "HeadTail",
     "PassReport",

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
+from unetsharp_engines.contract import TAPS, TAPS_NAME
 from unetsharp_engines.rewrites.convolution import Convolution
 from unetsharp_engines.rewrites.graph import Array, Graph, Shape, attributes, name_of
 from unetsharp_engines.rewrites.outcome import Outcome
-from unetsharp_engines.rewrites.tail import TAIL_KEY, TAPS_NAME, HeadTail
-from unetsharp_engines.rewrites.taps import TAPS, pointwise_taps, tap_matrices
+from unetsharp_engines.rewrites.tail import TAIL_KEY, HeadTail
+from unetsharp_engines.rewrites.taps import pointwise_taps, tap_matrices
 
 __all__ = [
     "deep_at_low_resolution",

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from unetsharp_engines.contract import TAPS
 from unetsharp_engines.errors import InputError
-from unetsharp_engines.rewrites.taps import TAPS, tap_matrices
+from unetsharp_engines.rewrites.taps import tap_matrices
 
-__all__ = ["TAIL_KEY", "TAPS_NAME", "HeadTail", "finish"]
+__all__ = ["TAIL_KEY", "HeadTail", "finish"]
 
 TAIL_KEY = "unetsharp.tail"
 """Key in ONNX ``metadata_props`` under which a tail-less network says, as `HeadTail.to_json`, how to finish it."""
-
-TAPS_NAME = "head_taps"
-"""A tail-less network's output: float32 [N, `HeadTail.channels`, H / factor, W / factor]."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CENTRE", "TAPS", "pointwise_taps", "tap_matrices"]
+from unetsharp_engines.contract import TAPS
 
-TAPS = 9
-"""Channels of the low-resolution map per output channel: channel = 9·output + 3·column + row, column and row in 0..2
-for shifts -1, 0, 1."""
+__all__ = ["CENTRE", "pointwise_taps", "tap_matrices"]
 
 CENTRE = 4
 """The tap that is not shifted."""

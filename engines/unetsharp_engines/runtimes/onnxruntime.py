@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
+from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME, TAPS_NAME
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 from unetsharp_engines.quantization.rounding import has_float16, spelled_out
-from unetsharp_engines.rewrites import TAIL_KEY, TAPS_NAME, HeadTail, finish, tuned_for
+from unetsharp_engines.rewrites import TAIL_KEY, HeadTail, finish, tuned_for
 from unetsharp_engines.runtimes.base import Runtime, network_input
 from unetsharp_engines.runtimes.processor import sums_int8_exactly
 from unetsharp_engines.stain import StainPlan

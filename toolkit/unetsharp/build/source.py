@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unetsharp.build.bundle import open_bundle
 from unetsharp.export.precision import precision_of
 from unetsharp.model_files import ModelKind, kind_of
-from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
+from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME, TAPS_NAME
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 
@@ -105,7 +105,7 @@ def _input_shape(model: "onnx.ModelProto", path: Path) -> tuple[int | None, ...]
 
 def _output(model: "onnx.ModelProto", source: str) -> tuple[str, int]:
     """Name and channels of the output: the logits, or a tail-less network's taps."""
-    from unetsharp_engines.rewrites import TAIL_KEY, TAPS_NAME, HeadTail
+    from unetsharp_engines.rewrites import TAIL_KEY, HeadTail
 
     tails = [entry.value for entry in model.metadata_props if entry.key == TAIL_KEY]
     return (TAPS_NAME, HeadTail.from_json(tails[0], source=source).channels) if tails else (OUTPUT_NAME, len(CLASSES))
