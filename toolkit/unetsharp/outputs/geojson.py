@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unetsharp.infer.nuclei import Nucleus
-from unetsharp.infer.segmentation import Segmentation
 from unetsharp_engines.files import replacing
+
+if TYPE_CHECKING:
+    from unetsharp.infer.nuclei import Nucleus
+    from unetsharp.infer.segmentation import Segmentation
 
 __all__ = ["write"]
 
@@ -17,7 +19,7 @@ _DECIMALS = 3
 """Of a pixel, for coordinates. Outlines turn at least a quarter of a network pixel apart, so they stay simple."""
 
 
-def write(segmentation: Segmentation, path: Path) -> None:
+def write(segmentation: "Segmentation", path: Path) -> None:
     """Write one Feature a nucleus, each on a line of its own, in pixels of the picture.
 
     QuPath's members: a UUID ``id``; ``objectType`` detection; ``classification`` with name and RGB colour;
@@ -33,7 +35,7 @@ def write(segmentation: Segmentation, path: Path) -> None:
         file.write("\n]}\n")
 
 
-def _features(segmentation: Segmentation) -> Iterator[dict[str, Any]]:
+def _features(segmentation: "Segmentation") -> Iterator[dict[str, Any]]:
     for identifier, nucleus in zip(segmentation.ids, segmentation.nuclei, strict=True):
         yield {
             "type": "Feature",
@@ -43,7 +45,7 @@ def _features(segmentation: Segmentation) -> Iterator[dict[str, Any]]:
         }
 
 
-def _properties(nucleus: Nucleus) -> dict[str, Any]:
+def _properties(nucleus: "Nucleus") -> dict[str, Any]:
     return {
         "objectType": "detection",
         "classification": {"name": nucleus.tissue_class.name, "color": list(nucleus.tissue_class.color)},

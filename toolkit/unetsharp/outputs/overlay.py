@@ -2,14 +2,17 @@
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from unetsharp.infer.segmentation import Segmentation
 from unetsharp_engines.contract import NUCLEUS_CLASSES, TissueClass
 from unetsharp_engines.files import replacing
+
+if TYPE_CHECKING:
+    from unetsharp.infer.segmentation import Segmentation
 
 __all__ = ["draw", "write"]
 
@@ -36,14 +39,14 @@ TEXT = 22
 BAR_LENGTHS_UM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
-def write(segmentation: Segmentation, path: Path) -> None:
+def write(segmentation: "Segmentation", path: Path) -> None:
     """Write the overlay as PNG."""
     image = draw(segmentation)
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
 
 
-def draw(segmentation: Segmentation) -> Image.Image:
+def draw(segmentation: "Segmentation") -> Image.Image:
     """The overlay, an RGB image: the picture, larger or smaller if need be, above a legend."""
     zoom = _zoom(segmentation.classes.shape)
     picture = _outlined(segmentation, zoom)
@@ -61,7 +64,7 @@ def _zoom(size: tuple[int, ...]) -> float:
     return float(min(LARGEST_ZOOM, math.ceil(SMALLEST_SIDE / longest)))
 
 
-def _outlined(segmentation: Segmentation, zoom: float) -> Image.Image:
+def _outlined(segmentation: "Segmentation", zoom: float) -> Image.Image:
     height, width = (max(1, round(side * zoom)) for side in segmentation.classes.shape)
     image = Image.fromarray(segmentation.picture).resize((width, height), Image.Resampling.BICUBIC)
     thinnest, thickest = OUTLINE_PX
@@ -87,7 +90,7 @@ def _lines(
     return large.reduce(SUPERSAMPLING)
 
 
-def _legend(segmentation: Segmentation, zoom: float, width: int) -> Image.Image:
+def _legend(segmentation: "Segmentation", zoom: float, width: int) -> Image.Image:
     """A strip at least ``width`` wide: one entry a class, wrapped into rows, and the scale bar."""
     font = ImageFont.load_default(TEXT)
     entries = [(c, _entry(segmentation, c)) for c in NUCLEUS_CLASSES]
@@ -106,7 +109,7 @@ def _legend(segmentation: Segmentation, zoom: float, width: int) -> Image.Image:
     return legend
 
 
-def _entry(segmentation: Segmentation, tissue_class: TissueClass) -> str:
+def _entry(segmentation: "Segmentation", tissue_class: TissueClass) -> str:
     count = segmentation.counts.get(tissue_class.name)
     return f"{tissue_class.name}: not taught" if count is None else f"{tissue_class.name}: {count:,}"
 

@@ -3,11 +3,13 @@
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unetsharp.infer.segmentation import Segmentation
 from unetsharp_engines.contract import NUCLEUS_CLASSES
 from unetsharp_engines.files import replacing
+
+if TYPE_CHECKING:
+    from unetsharp.infer.segmentation import Segmentation
 
 __all__ = ["COUNT_COLUMNS", "NUCLEUS_COLUMNS", "write_counts", "write_nuclei"]
 
@@ -21,7 +23,7 @@ COUNT_COLUMNS = ("picture", *(c.name.lower() for c in NUCLEUS_CLASSES), "total",
 """Empty for a class that the network was never taught: unknown, not zero."""
 
 
-def write_nuclei(segmentation: Segmentation, path: Path) -> None:
+def write_nuclei(segmentation: "Segmentation", path: Path) -> None:
     """Write `NUCLEUS_COLUMNS` of every nucleus, UTF-8 CSV, in the order of the GeoJSON."""
     _write(path, NUCLEUS_COLUMNS, _nucleus_rows(segmentation))
 
@@ -38,7 +40,7 @@ def _write(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]
         writer.writerows(rows)
 
 
-def _nucleus_rows(segmentation: Segmentation) -> Iterable[tuple[Any, ...]]:
+def _nucleus_rows(segmentation: "Segmentation") -> Iterable[tuple[Any, ...]]:
     for identifier, nucleus in zip(segmentation.ids, segmentation.nuclei, strict=True):
         x, y = nucleus.centroid
         places = (f"{x:.2f}", f"{y:.2f}", f"{x * segmentation.mpp:.2f}", f"{y * segmentation.mpp:.2f}")
