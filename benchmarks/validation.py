@@ -24,6 +24,8 @@ RUNTIMES = ("tensorrt", "onnxruntime")
 PROGRAM = Path(sys.executable).with_name("unetsharp")
 LEFT_OUT = ("layers", "quantities", "made", "caveats", "worst_patches")
 """Of the report: long, or told by `evidence`."""
+CHANGES = ("against_reference", "against_previous")
+"""Of each step, left out: the gates tell what it keeps, with intervals; what else it changes follows from measures."""
 
 CAVEAT = (
     "scales from fold 1, layers chosen on fold 2, validated on fold 3; but the default method, minmax, was chosen "
@@ -61,7 +63,17 @@ def validated(folder: Path, data: Path, runtime: str) -> dict[str, Any]:
     run(folder, "validate", bundle, "--reference", WEIGHTS, "--data", data, "--report", report, accept=(0, 1))
     told: dict[str, Any] = json.loads((folder / report / "report.json").read_text(encoding="utf-8"))
     del told["data"]["indices"]
-    return {key: value for key, value in told.items() if key not in LEFT_OUT}
+    return shortened(told)
+
+
+def shortened(report: dict[str, Any]) -> dict[str, Any]:
+    """The report without what is in `LEFT_OUT`, of each step its facts and the values of its measures."""
+    steps = [
+        {key: value for key, value in step.items() if key not in CHANGES}
+        | {"measures": {key: measure["value"] for key, measure in step["measures"].items()}}
+        for step in report["steps"]
+    ]
+    return {key: value for key, value in report.items() if key not in LEFT_OUT} | {"steps": steps}
 
 
 def run(folder: Path, *command: str | Path, accept: tuple[int, ...] = (0,)) -> None:
