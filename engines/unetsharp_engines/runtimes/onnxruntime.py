@@ -11,7 +11,7 @@ from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME, TAPS_NA
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 from unetsharp_engines.quantization.rounding import has_float16, spelled_out
-from unetsharp_engines.rewrites import TAIL_KEY, HeadTail, finish, tuned_for
+from unetsharp_engines.rewrites import TAIL_KEY, HeadTail, finish, tuned
 from unetsharp_engines.runtimes.base import Runtime, network_input
 from unetsharp_engines.runtimes.processor import sums_int8_exactly
 from unetsharp_engines.stain import StainPlan
@@ -84,7 +84,7 @@ class OnnxRuntime(Runtime):
                 )
 
 
-def _prepared(model: Path | bytes, tuned: bool) -> Path | bytes:
+def _prepared(model: Path | bytes, tune: bool) -> Path | bytes:
     """What to give ONNX Runtime for ``model``; a missing file, or what is no ONNX, is left for it to refuse."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
@@ -96,8 +96,10 @@ def _prepared(model: Path | bytes, tuned: bool) -> Path | bytes:
     except DecodeError:
         return content
     if has_float16(parsed):
-        return bytes(spelled_out(parsed).SerializeToString())
-    return tuned_for("onnxruntime", content) if tuned else content
+        prepared = spelled_out(parsed)
+    else:
+        prepared = tuned("onnxruntime", parsed) if tune else parsed
+    return content if prepared is parsed else bytes(prepared.SerializeToString())
 
 
 def _session(model: Path | bytes, source: str, threads: int | None, provider: str) -> Any:
