@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from evidence import evidence
 from unetsharp_engines.cuda import reference
 from unetsharp_engines.cuda.compiling import compile_kernels
 from unetsharp_engines.cuda.constants import STATUSES
+from unetsharp_engines.cuda.device import open_device
+from unetsharp_engines.cuda.graphs import Graph
 from unetsharp_engines.cuda.kernels import TRANSFORM, Kernels, packed
 from unetsharp_engines.files import replacing
 from unetsharp_engines.stain import IDENTITY, StainStatus, StainTransform, estimate
@@ -36,16 +39,13 @@ class Gpu:
     """Context, stream, kernels and memory."""
 
     def __init__(self) -> None:
-        import pycuda.driver as cuda
-
-        cuda.init()
-        self.cuda = cuda
-        self.device = cuda.Device(0)
-        self._context = self.device.retain_primary_context()
-        self._context.push()
-        self.stream = cuda.Stream(flags=1)
-        self.compiled = compile_kernels("sm_{}{}".format(*self.device.compute_capability()))
-        self.kernels = Kernels(cuda.module_from_buffer(self.compiled.cubin))
+        self.device = open_device()
+        self.cuda = self.device.cuda
+        self._entered = ExitStack()
+        self._entered.enter_context(self.device.entered())
+        self.stream = self.cuda.Stream(flags=1)
+        self.compiled = compile_kernels(self.device.arch)
+        self.kernels = Kernels(self.cuda.module_from_buffer(self.compiled.cubin))
         self._held: list[Any] = []
 
     def empty(self, size: int) -> int:
@@ -80,39 +80,28 @@ class Gpu:
     def close(self) -> None:
         """Leave the context."""
         self.free()
-        self.cuda.Context.pop()
+        self._entered.close()
 
     def microseconds(self, launch: Callable[[int], None], *, repeats: int = 30, each: int = 2 * SETS) -> float:
         """Median time of ``launch(i)``, i counting up, from a CUDA graph of ``each`` of them."""
-        graph = self._captured(launch, each)
-        times = [self._timed(graph) / each for _ in range(repeats + 5)]
+        graph = Graph(self.stream, lambda: _repeated(launch, each))
+        times = [self.elapsed(graph.launch) / each for _ in range(repeats + 5)]
+        graph.close()
         return statistics.median(times[5:])
 
-    def _captured(self, launch: Callable[[int], None], each: int) -> Any:
-        from cuda.bindings import driver
-
-        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        _call(driver.cuStreamBeginCapture(self.stream.handle, mode))
-        for i in range(each):
-            launch(i)
-        graph = _call(driver.cuStreamEndCapture(self.stream.handle))
-        return _call(driver.cuGraphInstantiate(graph, 0))
-
-    def _timed(self, graph: Any) -> float:
-        from cuda.bindings import driver
-
+    def elapsed(self, enqueue: Callable[[], None]) -> float:
+        """Microseconds that the stream takes for what ``enqueue`` puts on it."""
         begin, end = self.cuda.Event(), self.cuda.Event()
         begin.record(self.stream)
-        _call(driver.cuGraphLaunch(graph, self.stream.handle))
+        enqueue()
         end.record(self.stream)
         end.synchronize()
         return float(end.time_since(begin)) * 1e3
 
 
-def _call(result: tuple[Any, ...]) -> Any:
-    if int(result[0]):
-        raise RuntimeError(str(result[0]))
-    return result[1] if len(result) > 1 else None
+def _repeated(launch: Callable[[int], None], times: int) -> None:
+    for i in range(times):
+        launch(i)
 
 
 def normalized(
@@ -270,21 +259,14 @@ def stain_times(gpu: Gpu, tiles: npt.NDArray[np.uint8], n: int) -> dict[str, flo
 
     both(0)  # transforms for the application alone
     found = {name: gpu.microseconds(f) for name, f in (("estimate", estimated), ("apply", apply), ("both", both))}
-    found |= {"copy_of_as_many_bytes": gpu.microseconds(copied), "both_launched_one_by_one": _launched(gpu, both)}
+    found |= {
+        "copy_of_as_many_bytes": gpu.microseconds(copied),
+        "both_launched_one_by_one": gpu.elapsed(lambda: _repeated(both, 200)) / 200,
+    }
     found["apply_share_of_copy"] = found["copy_of_as_many_bytes"] / found["apply"]
     found["apply_bytes_per_second"] = moved / found["apply"] * 1e6
     gpu.free()
     return found
-
-
-def _launched(gpu: Gpu, launch: Callable[[int], None], times: int = 200) -> float:
-    begin, end = gpu.cuda.Event(), gpu.cuda.Event()
-    begin.record(gpu.stream)
-    for i in range(times):
-        launch(i)
-    end.record(gpu.stream)
-    end.synchronize()
-    return float(end.time_since(begin)) * 1e3 / times
 
 
 def copy_bandwidth(gpu: Gpu, size: int = 1 << 30) -> float:
@@ -349,7 +331,7 @@ def report(gpu: Gpu, tiles: npt.NDArray[np.uint8], out: Path | None) -> None:
     real = tiles[len(hostile_tiles()) :]
     sources = ("engines/unetsharp_engines/cuda", "benchmarks/cuda_kernels.py")
     result = evidence("CUDA kernels against their references", ("pycuda", "cuda-bindings", "numpy"), sources)
-    result |= {"gpu": gpu.device.name(), "kernels": {name: vars(facts) for name, facts in gpu.compiled.kernels.items()}}
+    result |= {"gpu": gpu.device.name, "kernels": {name: vars(facts) for name, facts in gpu.compiled.kernels.items()}}
     figures: dict[str, Callable[[], Any]] = {
         "stain": lambda: stain_equivalence(gpu, tiles),
         "apply": lambda: apply_equivalence(gpu, tiles[:BATCH]),

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pycuda.driver as cuda
 import tensorrt as trt
-from cuda.bindings import driver
+
+from unetsharp_engines.cuda.graphs import Graph
 
 __all__ = ["GpuEngine", "Runner", "device"]
 
@@ -48,7 +49,7 @@ class Runner:
         self._bind(engine, image)
         self._enqueue()  # once outside the capture: TensorRT sets itself up
         self.stream.synchronize()
-        self._graph = self._captured()
+        self._graph = Graph(self.stream, self._enqueue)
 
     def layers(self, runs: int = 20) -> list[dict[str, Any]]:
         """The inspector's account of every layer, with its mean time outside the graph as ``ms``."""
@@ -64,7 +65,7 @@ class Runner:
         begin, end = cuda.Event(), cuda.Event()
         begin.record(self.stream)
         for _ in range(times):
-            _call(driver.cuGraphLaunch(self._graph, self.stream.handle))
+            self._graph.launch()
         end.record(self.stream)
         end.synchronize()
         return float(end.time_since(begin))
@@ -99,13 +100,6 @@ class Runner:
         if not self.context.execute_async_v3(self.stream.handle):
             raise RuntimeError("TensorRT did not run the engine")
 
-    def _captured(self) -> Any:
-        relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        _call(driver.cuStreamBeginCapture(self.stream.handle, relaxed))
-        self._enqueue()
-        graph = _call(driver.cuStreamEndCapture(self.stream.handle))
-        return _call(driver.cuGraphInstantiate(graph, 0))
-
 
 class _Profiler(trt.IProfiler):  # type: ignore[misc]  # TensorRT ships no types
     def __init__(self) -> None:
@@ -121,11 +115,3 @@ def device() -> dict[str, str]:
     """The GPU, its driver's CUDA, and TensorRT."""
     major, minor = divmod(cuda.get_driver_version(), 1000)
     return {"gpu": cuda.Device(0).name(), "cuda_driver": f"{major}.{minor // 10}", "tensorrt": trt.__version__}
-
-
-def _call(result: tuple[Any, ...]) -> Any:
-    """The value of a driver call; RuntimeError where it failed."""
-    error, *values = result
-    if error != driver.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(f"CUDA: {error}")
-    return values[0] if values else None
