@@ -66,14 +66,14 @@ class TestMeasures:
     def test_throughput_is_tiles_by_time(self, quick: None) -> None:
         asked: list[tuple[str, int]] = []
         slow, fast = (
-            Contestant(name=name, runtimes={4: SlowRuntime(name, seconds, asked)})
+            Contestant(name="of one name", runtimes={4: SlowRuntime(name, seconds, asked)})
             for name, seconds in (("slow", 0.004), ("fast", 0.002))
         )
         turns = []
-        rates = measure.throughput([slow, fast], 4, real_tiles(4, 64), PLAIN, lambda: turns.append(1))
+        slower, faster = measure.throughput([slow, fast], 4, real_tiles(4, 64), PLAIN, lambda: turns.append(1))
         # Sleeping never takes less than it was asked to.
-        assert 100 < rates["slow"]["tiles_per_s"] <= 250
-        assert 200 < rates["fast"]["tiles_per_s"] <= 500
+        assert 100 < slower["tiles_per_s"] <= 250
+        assert 200 < faster["tiles_per_s"] <= 500
         assert len(turns) == 4
         assert {count for _, count in asked} == {4}
         timed = [name for name, _ in asked[-8:]]
@@ -210,6 +210,36 @@ class TestSettings:
         subject = Contestant(name="it", runtimes={1: FakeRuntime()})
         with ExitStack() as closing, pytest.raises(InputError, match=says):
             peers_of(subject, None, [peer], (1,), weights=None, closing=closing)
+
+    def test_a_peer_is_made_for_one_tile_too(
+        self, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is made for a batch takes as long for one tile, which is no latency."""
+        made, asked = [], []
+
+        class Chain(FakeRuntime):
+            def __init__(self, _weights: Path, *, name: str, batch: int) -> None:
+                super().__init__()
+                self._made_for = batch
+                made.append(batch)
+
+            def _labels(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.uint8]:
+                asked.append((len(tiles_NHWC), self._made_for))
+                return super()._labels(tiles_NHWC, stain)
+
+        monkeypatch.setattr("unetsharp.bench.contestants.TorchChain", Chain)
+        onnx = save_tiny_onnx(tmp_path / "m.onnx")
+        bench(BenchSettings(models=(onnx,), against=("torch",), batches=(2,), weights=onnx), QUIET)
+        assert made == [1, 2]
+        assert set(asked) == {(1, 1), (2, 2)}
+
+    def test_networks_of_one_name_are_told_apart(self, quick: None, tmp_path: Path) -> None:
+        models = [tmp_path / name / "m.onnx" for name in "ab"]
+        for model in models:
+            model.parent.mkdir()
+            save_tiny_onnx(model)
+        rows = bench(BenchSettings(models=tuple(models), batches=(1,)), QUIET)["contestants"]
+        assert [row["name"] for row in rows] == [f"{model} on onnxruntime" for model in models]
 
     def test_onnx_runtime_without_cuda_says_what_it_has(self, tmp_path: Path) -> None:
         settings = BenchSettings(models=(save_tiny_onnx(tmp_path / "m.onnx"),), against=("onnxruntime-cuda",))

@@ -49,10 +49,10 @@ def subjects(
     """The networks to measure; without ``models`` the edge-sized one that ships. Raises what `open_runtime` does."""
     opened = []
     named: list[Path | None] = [*models] or [None]
-    for model in named:
+    for model, name in zip(named, _names(models) or ["edge network"], strict=True):
         network = closing.enter_context(open_runtime(model, runtime, trust=trust, output=output))
-        name = f"{'edge network' if model is None else model.name} on {network.name}"
-        opened.append(Contestant(name=name, runtimes=dict.fromkeys(batches, network), onnx=_onnx_of(model)))
+        runtimes: dict[int, Runtime] = dict.fromkeys(batches, network)
+        opened.append(Contestant(name=f"{name} on {network.name}", runtimes=runtimes, onnx=_onnx_of(model)))
     return opened
 
 
@@ -74,6 +74,12 @@ def peers_of(
     if unknown:
         raise InputError(f"--against {unknown[0]}: wanted some of {', '.join((*PEERS, torchstain.NAME))}")
     return [_peer(name, subject, model, batches, weights, closing) for name in names]
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    """The last part of each path, or where these are not different the paths."""
+    names = [model.name for model in models]
+    return names if len(set(names)) == len(names) else [str(model) for model in models]
 
 
 def _peer(

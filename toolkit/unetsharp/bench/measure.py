@@ -35,23 +35,23 @@ Advance = Callable[[], None]
 
 def throughput(
     contestants: "Sequence[Contestant]", batch: int, tiles: Tiles, stain: StainPlan, advance: Advance
-) -> dict[str, dict[str, Any]]:
-    """Tiles a second from host memory to host memory, by contestant, batch after batch: median and spread of turns.
+) -> list[dict[str, Any]]:
+    """Tiles a second from host memory to host memory, of each contestant, batch after batch: median and spread.
 
     Turns go round: each contestant once, then each again. ``joules_per_tile`` is of the last turn, where a GPU tells.
     """
-    counts = {c.name: _batches_in_a_turn(c.runtimes[batch], batch, tiles, stain) for c in contestants}
-    rates: dict[str, list[float]] = {c.name: [] for c in contestants}
-    joules: dict[str, float | None] = {}
+    runtimes = [contestant.runtimes[batch] for contestant in contestants]
+    counts = [_batches_in_a_turn(runtime, batch, tiles, stain) for runtime in runtimes]
+    rates: list[list[float]] = [[] for _ in runtimes]
+    joules: list[float | None] = [None for _ in runtimes]
     for _ in range(TURNS):
-        for contestant in contestants:
-            runtime, count = contestant.runtimes[batch], counts[contestant.name]
+        for place, (runtime, count) in enumerate(zip(runtimes, counts, strict=True)):
             with metered(runtime.device) as energy:
                 seconds = _row(runtime, count, batch, tiles, stain)
-            rates[contestant.name].append(count * batch / seconds)
-            joules[contestant.name] = energy.joules and energy.joules / (count * batch)
+            rates[place].append(count * batch / seconds)
+            joules[place] = energy.joules and energy.joules / (count * batch)
             advance()
-    return {name: {**_spread(values), "joules_per_tile": joules[name]} for name, values in rates.items()}
+    return [{**_spread(r), "joules_per_tile": j} for r, j in zip(rates, joules, strict=True)]
 
 
 def latency(runtime: Runtime, tiles: Tiles, stain: StainPlan) -> dict[str, float]:

@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetsharp_engines.errors import InputError
 from unetsharp_engines.files import replacing
 
 if TYPE_CHECKING:
@@ -56,17 +55,12 @@ def chart(record: Mapping[str, Any]) -> str:
 
 
 def write(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write ``bench.json`` and ``bench.svg`` to ``folder``. InputError where it cannot be written."""
+    """Write ``bench.json`` and ``bench.svg`` to ``folder``."""
     content = {"bench.json": json.dumps(record, indent=1, ensure_ascii=False) + "\n", "bench.svg": chart(record)}
     paths = [folder / name for name in content]
-    try:
-        for path, text in zip(paths, content.values(), strict=True):
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"-o {folder}: cannot be written ({error.strerror}); give a folder you may write to"
-        ) from error
+    for path, text in zip(paths, content.values(), strict=True):
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return paths
 
 

@@ -58,22 +58,25 @@ def bench(settings: BenchSettings, output: "Output") -> dict[str, Any]:
     """Measure, and return the record: ``contestants``, each with its numbers by batch, system, arguments.
 
     Tiles are real, uint8 in host memory, and labels come back there; each tile is normalized by its own stain estimate
-    if the first network was trained after normalization. Raises what `contestants.subjects` and
-    `contestants.peers_of` do.
+    if the first network was trained after normalization. Raises what `contestants.subjects`,
+    `contestants.peers_of` and `torchstain.check_installed` do.
     """
+    if torchstain.NAME in settings.against:
+        torchstain.check_installed()
     started = now()
+    sizes = sorted({1, *settings.batches})  # a peer made for eight tiles would take as long for one
     with ExitStack() as closing:
         networks = subjects(
             settings.models,
             settings.runtime,
-            settings.batches,
+            sizes,
             trust=settings.trust,
             output=output,
             closing=closing,
         )
         first = settings.models[0] if settings.models else None
         names = [name for name in settings.against if name != torchstain.NAME]
-        peers = peers_of(networks[0], first, names, settings.batches, weights=settings.weights, closing=closing)
+        peers = peers_of(networks[0], first, names, sizes, weights=settings.weights, closing=closing)
         stain = _PER_TILE if networks[0].runtime.info.stain != "none" else StainPlan(IDENTITY)
         rows = _measured([*networks, *peers], len(networks), settings, stain, output)
         return {
@@ -98,10 +101,10 @@ def _measured(
     with output.progress("Measuring", steps, unit="turns") as advance:
         for batch in settings.batches:
             rates = measure.throughput(contestants, batch, tiles, stain, advance)
-            for contestant, entry in zip(contestants, entries, strict=True):
-                entry["batches"][str(batch)] = rates[contestant.name]
+            for entry, rate in zip(entries, rates, strict=True):
+                entry["batches"][str(batch)] = rate
         for index, (contestant, entry) in enumerate(zip(contestants, entries, strict=True)):
-            entry["latency_s"] = measure.latency(contestant.runtimes[min(settings.batches)], tiles, stain)
+            entry["latency_s"] = measure.latency(contestant.runtimes[1], tiles, stain)
             if index < own:
                 _take_apart(contestant, entry, tiles, stain, settings.batches)
             advance()

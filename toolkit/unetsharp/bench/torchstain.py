@@ -1,5 +1,6 @@
 """torchstain, which many pipelines normalize stains with: the peer of the stain step alone."""
 
+import importlib
 import statistics
 import time
 from typing import Any
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from unetsharp_engines.errors import MissingCapabilityError
 
-__all__ = ["NAME", "seconds_per_tile"]
+__all__ = ["NAME", "check_installed", "seconds_per_tile"]
 
 NAME = "torchstain"
 """As ``--against`` calls it."""
@@ -17,18 +18,24 @@ NAME = "torchstain"
 _ROUNDS = 3
 
 
+def check_installed() -> None:
+    """Raise MissingCapabilityError unless it is."""
+    try:
+        importlib.import_module("torchstain.torch.normalizers.macenko")
+    except ModuleNotFoundError as error:
+        missing = f"--against {NAME}: {error.name} is missing"
+        raise MissingCapabilityError(f"{missing}: pip install 'unetsharp[train]'") from error
+
+
 def seconds_per_tile(tiles_NHWC: npt.NDArray[np.uint8]) -> dict[str, float]:
     """Median time of one tile's estimation and normalization by torchstain as it ships, by device.
 
     ``cpu``, and ``cuda`` where PyTorch sees a GPU. It takes one tile at a time, and raises for some without tissue, so
-    every tile must have an estimate. Raises MissingCapabilityError where it is not installed.
+    every tile must have an estimate.
     """
-    try:
-        import torch
-        from torchstain.torch.normalizers.macenko import TorchMacenkoNormalizer
-    except ModuleNotFoundError as error:
-        missing = f"--against {NAME}: {error.name} is missing"
-        raise MissingCapabilityError(f"{missing}: pip install 'unetsharp[train]'") from error
+    import torch
+    from torchstain.torch.normalizers.macenko import TorchMacenkoNormalizer
+
     devices = ["cpu", *["cuda"] * torch.cuda.is_available()]
     return {device: _median_seconds(torch, TorchMacenkoNormalizer(), tiles_NHWC, device) for device in devices}
 

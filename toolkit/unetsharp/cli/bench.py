@@ -52,6 +52,7 @@ def bench(
     from unetsharp.bench.report import tables, write
     from unetsharp.bench.run import BenchSettings, parse_batches
     from unetsharp.bench.run import bench as measure
+    from unetsharp.outputs.folder import check_folder
 
     settings = BenchSettings(
         models=tuple(models or ()),
@@ -61,6 +62,8 @@ def bench(
         weights=weights,
         trust=trust,
     )
+    if out is not None:
+        check_folder(out, "-o")
     record = measure(settings, output)
     for path in write(record, out) if out is not None else ():
         output.say(f"Wrote {path}")

@@ -43,9 +43,14 @@ def evaluate(
     from unetsharp.evaluate.report import write_report
     from unetsharp.evaluate.run import evaluate as judge
     from unetsharp.evaluate.tables import human
+    from unetsharp.outputs.folder import check_folder
     from unetsharp.outputs.record import about_model, about_system, now
     from unetsharp.runtimes import open_runtime
 
+    if out is not None:
+        check_folder(out, "-o")
+    options = {"runtime": runtime, "trust": trust, "rebuild": rebuild}
+    arguments = {"model": str(model), "data": str(data), "fold": fold, **options}
     started = now()
     with open_runtime(model, runtime, trust=trust, rebuild=rebuild, output=output) as network:
         with output.progress("Evaluating", total=sum(map(len, folds)), unit="patches") as advance:
@@ -53,7 +58,7 @@ def evaluate(
         record = {
             "started": started,
             "finished": now(),
-            "arguments": {"model": str(model), "data": str(data), "fold": fold, "runtime": runtime},
+            "arguments": arguments,
             "system": about_system(network),
             "model": about_model(network.info, model),
             **evaluation.to_dict(),

@@ -61,20 +61,22 @@ def validate(
 
     (opened,) = open_fold_numbers(data, str(fold))  # before the slower imports: a slip is told at once
 
+    from unetsharp.outputs.folder import check_folder
     from unetsharp.outputs.record import now
     from unetsharp.validate.gates import Limits
     from unetsharp.validate.record import circumstances_of, record_of
     from unetsharp.validate.summary import human
     from unetsharp.validate.validation import ValidateSettings, validate_bundle
-    from unetsharp.validate.writing import check_folder, write
+    from unetsharp.validate.writing import write
 
     limits = Limits(max_dice_drop=max_dice_drop, min_agreement=min_agreement)
     settings = ValidateSettings(runtime=runtime, images=images, trust=trust, limits=limits)
-    check_folder(report)
+    check_folder(report, "--report")
     started = now()
     validation = validate_bundle(bundle, reference, opened, settings, output)
     arguments = {"bundle": str(bundle), "reference": str(reference), "data": str(data), "fold": fold}
     arguments |= {"runtime": runtime, "images": images, "max_dice_drop": max_dice_drop, "min_agreement": min_agreement}
+    arguments["trust"] = trust
     record = record_of(validation, circumstances_of(bundle, reference, arguments, started, now()))
     page, written = write(validation, record, report)
     output.result({**record, "files": [str(page), str(written)]}, human(validation, page))

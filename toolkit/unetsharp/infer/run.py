@@ -14,6 +14,7 @@ from unetsharp.infer.inputs import InputFile
 from unetsharp.infer.segmentation import Segmentation, Settings, segment, tiles_of
 from unetsharp.infer.tiling import overlap_of
 from unetsharp.outputs import geojson, mask, overlay, record, tables
+from unetsharp.outputs.folder import check_folder
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import MPP
 from unetsharp_engines.errors import InputError
@@ -67,7 +68,7 @@ class Run:
         arguments: dict[str, Any],
         output: "Output",
     ) -> None:
-        """Prepare a run that writes to ``folder``, made if need be (InputError if it cannot be).
+        """Prepare a run that writes to ``folder``, made if need be (InputError if it cannot be written to).
 
         ``mpp`` is what the user stated, None for what each file says; ``model`` is `record.about_model`;
         ``arguments`` are recorded as given.
@@ -95,7 +96,7 @@ class Run:
             "pictures": [],
         }
         """What ``run.json`` holds; ``exit_status`` is null while the run goes on."""
-        _make(folder)
+        check_folder(folder, "-o")
 
     @property
     def failures(self) -> list[dict[str, Any]]:
@@ -272,10 +273,3 @@ def _named(file: InputFile, error: InputError) -> str:
     """The error's line, with the file's name in front if it is not there yet."""
     line = str(error)
     return line if str(file.path) in line else f"{file.path}: {line}"
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"-o {folder}: cannot be made ({error.strerror}); give a folder you may write to") from error

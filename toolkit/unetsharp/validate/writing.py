@@ -7,23 +7,11 @@ from typing import Any
 
 from unetsharp.validate.page import page
 from unetsharp.validate.validation import Validation
-from unetsharp_engines.errors import InputError
 from unetsharp_engines.files import replacing
 
-__all__ = ["JSON_NAME", "PAGE_NAME", "check_folder", "write"]
+__all__ = ["JSON_NAME", "PAGE_NAME", "write"]
 
 JSON_NAME, PAGE_NAME = "report.json", "report.html"
-
-
-def check_folder(folder: Path) -> None:
-    """Raise InputError unless a report can be written to ``folder``, which is made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / ".probe"):
-            pass
-        (folder / ".probe").unlink()
-    except OSError as error:
-        raise InputError(f"--report {folder}: cannot be written to ({error.strerror}); name another folder") from error
 
 
 def write(validation: Validation, record: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
