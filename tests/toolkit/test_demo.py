@@ -11,9 +11,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch", reason="the whole demo exports from PyTorch; without it the other test stands")
-pytest.importorskip("tensorrt_rtx", reason="the whole demo builds TensorRT-RTX engines")
-
 BARE = """
 import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
@@ -57,6 +54,8 @@ def check_page(out: Path) -> str:
 
 
 def test_the_whole_path(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the whole demo exports from PyTorch; without it the other test stands")
+    pytest.importorskip("tensorrt_rtx", reason="the whole demo builds TensorRT-RTX engines")
     program = str(Path(sys.executable).with_name("unetsharp"))
     told = demo(program, "demo", "--json", "--out", str(tmp_path))
     assert told["ran"] == ["Export", "Build engines", "Prove drift", "Find nuclei"]

@@ -187,7 +187,7 @@ def test_a_reference_of_another_network_is_refused(place_: Path, tmp_path: Path)
         validate_bundle(place_ / "easy-bundle", place_ / "easy-int8.onnx", fold, ValidateSettings(), QUIET)
 
 
-def test_a_fold_that_set_the_scales_is_no_evidence_and_a_blind_reference_no_reference(place_: Path) -> None:
+def test_a_fold_that_set_the_scales_is_no_evidence(place_: Path) -> None:
     folds = open_folds(place_ / "PanNuke")
     one = ValidateSettings(images=1)
     seen = validate_bundle(place_ / "easy-int8-bundle", place_ / "easy.onnx", folds[1], one, QUIET)

@@ -111,16 +111,11 @@ def _step(title: str, command: str, run: Callable[[Output], None], output: Outpu
     output.say(f"$ {command}")
     sink = _Collector(output)
     start = time.perf_counter()
+    skipped = ""
     try:
         run(sink)
     except MissingCapabilityError as lacking:
-        output.warn(f"skipped{' in part' if sink.collected else ''}: {lacking}")
-        return Step(
-            title=title,
-            command=command,
-            seconds=time.perf_counter() - start,
-            result=sink.collected,
-            skipped=str(lacking),
-        )
+        skipped = str(lacking)
+        output.warn(f"skipped{' in part' if sink.collected else ''}: {skipped}")
     seconds = time.perf_counter() - start
-    return Step(title=title, command=command, seconds=seconds, result=sink.collected)
+    return Step(title=title, command=command, seconds=seconds, result=sink.collected, skipped=skipped)

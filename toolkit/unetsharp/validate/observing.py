@@ -46,7 +46,7 @@ class Ran:
     against_reference: PairTally | None
     """None for the reference itself."""
     against_previous: PairTally | None
-    """Against the last step before it that ran; the same object where that is the reference."""
+    """Against the last step before it that ran."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,14 +107,15 @@ def observe(
     plan = stain_as_trained(chain.info)
     with ExitStack() as stack:
         running, not_run = _opened(chain, stack)
-        worst = _Worst()
+        worst: list[WorstPatch] = []
         tissues, nuclei = [], []
         for number, read in enumerate(patches):
             patch = read()
             tile = plan.apply(patch.image[None])[0]
             if number == 0:
                 _warm_up(running, tile)
-            _run(running, patch, tile, worst)
+            # Of equals the earlier is kept.
+            worst = heapq.nlargest(WORST, [*worst, _run(running, patch, tile)], key=lambda seen: seen.changed)
             tissues.append(patch.tissue)
             nuclei.append(patch.nuclei)
             advance(1)
@@ -123,7 +124,7 @@ def observe(
             not_run=tuple(not_run),
             tissues=tuple(tissues),
             nuclei=np.sum(nuclei, axis=0),
-            worst=worst.patches(),
+            worst=tuple(seen for seen in worst if seen.changed),
         )
 
 
@@ -146,45 +147,18 @@ def _warm_up(running: Sequence[_Running], tile: npt.NDArray[np.uint8]) -> None:
         r.seconds.clear()
 
 
-def _run(running: Sequence[_Running], patch: Patch, tile: npt.NDArray[np.uint8], worst: "_Worst") -> None:
-    reference = previous = None
-    for r in running:
-        logits = r.logits(tile)
-        r.said.append(count(patch, logits))
-        if reference is None or previous is None:
-            reference = logits
-        else:
-            r.against_reference.append(compare(reference, logits))
-            first = previous is reference
-            r.against_previous.append(r.against_reference[-1] if first else compare(previous, logits))
-        previous = logits
-    if reference is not None and previous is not None:
-        worst.offer(patch, reference.argmax(axis=0), previous.argmax(axis=0))
-
-
-class _Worst:
-    """The `WORST` patches with most pixels changed, whatever their order; of equals the earlier is kept."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, WorstPatch]] = []
-        self._offered = 0
-
-    def offer(self, patch: Patch, reference: npt.NDArray[np.intp], deployed: npt.NDArray[np.intp]) -> None:
-        self._offered += 1
-        if not (changed := int((reference != deployed).sum())):
-            return
-        kept = WorstPatch(
-            patch=patch,
-            changed=changed,
-            reference=reference.astype(np.uint8),
-            deployed=deployed.astype(np.uint8),
-        )
-        heapq.heappush(self._heap, (changed, -self._offered, kept))
-        if len(self._heap) > WORST:
-            heapq.heappop(self._heap)
-
-    def patches(self) -> tuple[WorstPatch, ...]:
-        return tuple(kept for *_, kept in sorted(self._heap, key=lambda entry: entry[:2], reverse=True))
+def _run(running: Sequence[_Running], patch: Patch, tile: npt.NDArray[np.uint8]) -> WorstPatch:
+    """Run every step on ``patch`` and count; returns what the first and the last said, the worst or not."""
+    logits = [r.logits(tile) for r in running]
+    for place, r in enumerate(running):
+        r.said.append(count(patch, logits[place]))
+        if place > 0:
+            r.against_reference.append(compare(logits[0], logits[place]))
+            again = r.against_reference[-1] if place == 1 else compare(logits[place - 1], logits[place])
+            r.against_previous.append(again)
+    reference, deployed = (logits[place].argmax(axis=0).astype(np.uint8) for place in (0, -1))
+    changed = int((reference != deployed).sum())
+    return WorstPatch(patch=patch, changed=changed, reference=reference, deployed=deployed)
 
 
 def _finished(r: _Running) -> Ran:
