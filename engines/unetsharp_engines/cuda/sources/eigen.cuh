@@ -49,7 +49,7 @@ struct Spectrum {
 };
 
 __device__ inline Spectrum spectrum(Symmetric a) {
-    constexpr int SWEEPS = 10;  // five do
+    constexpr int SWEEPS = 10;  // at most
     Vector x = {1.0, 0.0, 0.0}, y = {0.0, 1.0, 0.0}, z = {0.0, 0.0, 1.0};
 #pragma unroll 1
     for (int sweep = 0; sweep < SWEEPS; ++sweep) {

@@ -172,8 +172,7 @@ STAIN_PASS(stain_angles_fine) {
         tally_fine(group, bins, 1, key);
     });
     if (!last_to_arrive(group)) return;
-    conclude_percentiles(group, 1, [&](const Found* found) {
-        const int keys[2] = {key_of(group, found, 0), key_of(group, found, 1)};
+    conclude_fine(group, [&](const int (&keys)[2]) {
         conclude_angles(group, keys, pixels, {transforms, statuses, fallback});
     });
 }
@@ -203,8 +202,7 @@ STAIN_PASS(stain_concentrations_fine) {
         tally_fine(group, bins, 1, concentration_key(eosin));
     });
     if (!last_to_arrive(group)) return;
-    conclude_percentiles(group, 1, [&](const Found* found) {
-        const int keys[2] = {key_of(group, found, 0), key_of(group, found, 1)};
+    conclude_fine(group, [&](const int (&keys)[2]) {
         conclude_concentrations(group, keys, {transforms, statuses, fallback});
     });
 }

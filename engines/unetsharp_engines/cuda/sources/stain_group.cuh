@@ -117,8 +117,14 @@ __device__ __forceinline__ void tally_fine(Group& group, const unsigned (&bins)[
     if (key >> FINE_BITS == bins[which]) atomicAdd(&group.histogram[which][key % BINS], 1u);
 }
 
-__device__ __forceinline__ int key_of(const Group& group, const Found* found, int which) {
-    return static_cast<int>(group.bins[which] << FINE_BITS | found[which].bin);
+// The end of a fine pass: thread 0 concludes from the keys of the two ranks.
+template <typename Conclude>
+__device__ __forceinline__ void conclude_fine(Group& group, Conclude conclude) {
+    conclude_percentiles(group, 1, [&](const Found* found) {
+        int keys[2];
+        for (int i = 0; i < 2; ++i) keys[i] = static_cast<int>(group.bins[i] << FINE_BITS | found[i].bin);
+        conclude(keys);
+    });
 }
 
 }  // namespace estimate
