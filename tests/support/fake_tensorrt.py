@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from support.fake_cuda import Gpu, Stream, bindings_of, driver_of
-from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES, LABEL_OF_CHANNEL
-from unetsharp_engines.cuda import device
+from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES
+from unetsharp_engines.cuda import device, reference
 from unetsharp_engines.cuda.kernels import Kernels, packed
 from unetsharp_engines.rewrites import HeadTail, finish
 from unetsharp_engines.runtimes import tensorrt
@@ -316,10 +316,9 @@ class FakeKernels:
             shape = (n, TAPS if tailless else len(CLASSES), height, width)
             logits = logits_of(self._gpu.at(source, shape, _kind(half)).astype(np.float32), tailless=tailless)
             if kind is np.uint8:
-                self._gpu.at(out, (n, *logits.shape[2:]), kind)[...] = LABEL_OF_CHANNEL[logits.argmax(axis=1)]
+                self._gpu.at(out, (n, *logits.shape[2:]), kind)[...] = reference.labels(logits)
             else:
-                exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-                self._gpu.at(out, logits.shape, kind)[...] = exponentials / exponentials.sum(axis=1, keepdims=True)
+                self._gpu.at(out, logits.shape, kind)[...] = reference.probabilities(logits)
 
         stream.put(name, work)
 

@@ -13,7 +13,8 @@ Kernels are made           by the builder           by the builder        at a s
 CUDA graphs                yes                      yes                   if the context says so
 =========================  =======================  ====================  =================
 
-TensorRT 8.6 is run on a GPU; the other columns stand for NVIDIA's documentation of TensorRT 11.4 and TensorRT-RTX 1.7.
+On a GPU, TensorRT 8.6 ran in one context (benchmarks/results/tensorrt86_h100.json). More contexts of it, and the other
+columns, stand for NVIDIA's documentation, of TensorRT 11.4 and TensorRT-RTX 1.7.
 """
 
 import importlib
@@ -31,6 +32,9 @@ _INSTALL = {
     "--system-site-packages)",
     "tensorrt-rtx": "pip install 'unetsharp[gpu,rtx]'",
 }
+
+_STRATEGIES = "ExecutionContextAllocationStrategy"
+"""What TensorRT has once contexts may have their memory from outside and share a profile: from version 10 on."""
 
 Shape = tuple[int, int, int, int]
 
@@ -74,11 +78,12 @@ class Engine:
             self._runtime.engine_host_code_allowed = True
         self._trt = trt
         self._source = source
-        self._content = content
-        self._engine = self._loaded()
+        self._spare = None if hasattr(trt, _STRATEGIES) else content
+        """What copies are loaded from, where contexts may need copies."""
+        self._engine = self._loaded(content)
         self._copies = [self._engine]
         self.input, self.output = self._tensors()
-        self.least, _, self.most = self._profile()
+        self.least, self.most = self._profile()
         self.working_bytes = int(_first(self._engine, "device_memory_size_v2", "device_memory_size"))
         """Memory that one execution at a time needs, for the largest batch."""
 
@@ -110,10 +115,11 @@ class Engine:
         """Free it. Its executions must be gone."""
         self._copies.clear()
         self._engine = None
+        self._spare = None
         self._runtime = None
 
-    def _loaded(self) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(self._content)
+    def _loaded(self, content: bytes) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise InputError(
                 f"{self._source}: TensorRT {self._trt.__version__} refuses it here ({self._log.reason}); build it "
@@ -128,8 +134,8 @@ class Engine:
         copy of the engine is loaded for the next.
         """
         context = self._with_profile(self._copies[-1], stream)
-        if context is None:
-            self._copies.append(self._loaded())
+        if context is None and self._spare is not None:
+            self._copies.append(self._loaded(self._spare))
             context = self._with_profile(self._copies[-1], stream)
         if context is None:
             raise MissingCapabilityError(f"{self._source}: TensorRT cannot set it up here ({self._log.reason})")
@@ -149,7 +155,7 @@ class Engine:
 
     def _new_context(self, engine: Any) -> Any:
         """A context that waits for its working memory."""
-        strategies = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
+        strategies = getattr(self._trt, _STRATEGIES, None)
         if strategies is None:
             return engine.create_execution_context_without_device_memory()
         specialization = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
@@ -183,11 +189,11 @@ class Engine:
         n, c, h, w = self._engine.get_tensor_shape(name)
         return Tensor(name=name, half=kind == types.HALF, shape=(n, c, h, w))
 
-    def _profile(self) -> tuple[Shape, Shape, Shape]:
+    def _profile(self) -> tuple[Shape, Shape]:
         if -1 not in self.input.shape:
-            return (self.input.shape,) * 3
-        least, best, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(INPUT_NAME, 0))
-        return least, best, most
+            return self.input.shape, self.input.shape
+        least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(INPUT_NAME, 0))
+        return least, most
 
 
 class Execution:

@@ -6,6 +6,7 @@ The tile never leaves the GPU between the copies. Two slots or more overlap: whi
 the CPU fills a third.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -22,7 +23,7 @@ from unetsharp_engines.cuda.kernels import TRANSFORM, Kernels, packed
 from unetsharp_engines.cuda.memory import Memory
 from unetsharp_engines.stain import StainPlan
 
-__all__ = ["Job", "Slot", "Wanted", "bytes_of_slot"]
+__all__ = ["Job", "Slot", "Wanted", "bytes_of_slot", "empty_result"]
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _FALLBACK_BYTES = 256
@@ -132,7 +133,7 @@ class Slot:
         self._statuses_at = self._memory.on_device(count * 4)
         self._workspace_at = self._memory.on_device(self._kernels.workspace_bytes(count))
         self._input_at = self._memory.on_device(3 * pixels * self._engine.input.item_bytes)
-        self._output_at = self._memory.on_device(_output_bytes(self._engine, count, height, width))
+        self._output_at = self._memory.on_device(_result_bytes(self._engine, Wanted.RAW, count, height, width))
         self._working_at = self._memory.on_device(self._engine.working_bytes)
 
     def _fill(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> None:
@@ -262,18 +263,27 @@ def bytes_of_slot(engine: Engine, kernels: Kernels) -> int:
     """What `Slot` takes of the GPU's memory for the engine's largest batch, with every kind of result."""
     count, _, height, width = engine.most
     pixels = count * height * width
-    buffers = pixels * (3 + 3 * engine.input.item_bytes) + _output_bytes(engine, count, height, width)
-    results = sum(
-        _result_bytes(engine, wanted, count, height, width) for wanted in (Wanted.LABELS, Wanted.PROBABILITIES)
-    )
+    buffers = pixels * (3 + 3 * engine.input.item_bytes)
+    results = sum(_result_bytes(engine, wanted, count, height, width) for wanted in Wanted)
     return engine.working_bytes + buffers + results + kernels.workspace_bytes(count)
 
 
-def _output_bytes(engine: Engine, count: int, height: int, width: int) -> int:
-    return int(np.prod(engine.output_shape(count, height, width), dtype=np.int64)) * engine.output.item_bytes
+def empty_result(engine: Engine, wanted: Wanted, count: int, height: int, width: int) -> npt.NDArray[Any]:
+    """An array for what ``count`` tiles of these sides give."""
+    return np.empty(*_form(engine, wanted, count, height, width))
 
 
 def _result_bytes(engine: Engine, wanted: Wanted, count: int, height: int, width: int) -> int:
-    if wanted is Wanted.RAW:
-        return _output_bytes(engine, count, height, width)
-    return count * height * width * (1 if wanted is Wanted.LABELS else 4 * len(CLASSES))
+    shape, kind = _form(engine, wanted, count, height, width)
+    return math.prod(shape) * np.dtype(kind).itemsize
+
+
+def _form(
+    engine: Engine, wanted: Wanted, count: int, height: int, width: int
+) -> tuple[tuple[int, ...], type[np.generic]]:
+    """Shape and type, as `Wanted` says."""
+    if wanted is Wanted.LABELS:
+        return (count, height, width), np.uint8
+    if wanted is Wanted.PROBABILITIES:
+        return (count, len(CLASSES), height, width), np.float32
+    return engine.output_shape(count, height, width), np.float16 if engine.output.half else np.float32

@@ -18,7 +18,7 @@ from unetsharp_engines.cuda.compiling import compile_kernels
 from unetsharp_engines.cuda.device import Device, open_device
 from unetsharp_engines.cuda.engine import Engine, load_tensorrt
 from unetsharp_engines.cuda.kernels import Kernels
-from unetsharp_engines.cuda.slot import Job, Slot, Wanted, bytes_of_slot
+from unetsharp_engines.cuda.slot import Job, Slot, Wanted, bytes_of_slot, empty_result
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.runtimes.base import Runtime, check_tiles
@@ -149,7 +149,7 @@ class TensorRtRuntime(Runtime):
         """Send tiles off; batches beyond the slots are awaited here."""
         self._check_sides(tiles_NHWC)
         count, height, width, _ = tiles_NHWC.shape
-        started = _Started(self._empty_result(wanted, count, height, width), [])
+        started = _Started(empty_result(self._engine, wanted, count, height, width), [])
         with self._working():
             done = 0
             for size, filled in split(count, self._sizes):
@@ -165,14 +165,6 @@ class TensorRtRuntime(Runtime):
             for slot, into in started.parts:
                 slot.collect(into)
         return started.result
-
-    def _empty_result(self, wanted: Wanted, count: int, height: int, width: int) -> npt.NDArray[Any]:
-        if wanted is Wanted.LABELS:
-            return np.empty((count, height, width), np.uint8)
-        if wanted is Wanted.PROBABILITIES:
-            return np.empty((count, len(CLASSES), height, width), np.float32)
-        kind = np.float16 if self._engine.output.half else np.float32
-        return np.empty(self._engine.output_shape(count, height, width), kind)
 
     def _check_sides(self, tiles_NHWC: npt.NDArray[np.uint8]) -> None:
         least, most = self._engine.least[2:], self._engine.most[2:]
@@ -207,10 +199,10 @@ class TensorRtRuntime(Runtime):
         needed = slots * bytes_of_slot(self._engine, self._kernels)
         batch = self._engine.most[0]
         fits = min(free * batch // needed, batch - 1)
-        then = f"build the engine with --batch 1,{fits},{fits}" if fits else "close other programs on the GPU"
+        build = f"a batch of {fits} would fit: build the engine with --batch 1,{fits},{fits}"
         return MissingCapabilityError(
             f"{self._source}: batches of up to {batch} tiles need {_gib(needed)} of GPU memory, {_gib(free)} are free; "
-            f"a batch of {fits} would fit: {then}"
+            + (build if fits else "not even one tile would fit: close other programs on the GPU")
         )
 
 
