@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from support.bundles import ENGINE, ONNX, QUIET, RecordingTensorRt, engine_entry, own, written
+from support.bundles import ENGINE, ONNX, QUIET, RecordingTensorRt, engine_entry, manifest_of, own, written
 from unetsharp.build.bundle import open_bundle, with_engine
+from unetsharp.build.manifest import EngineEntry
 from unetsharp.build.pipeline import BuildOptions, build_bundle
-from unetsharp.build.trust import is_own, key_path, signed
+from unetsharp.build.trust import check_key, is_own, key_path, signed
+from unetsharp.diagnosis import diagnose
 from unetsharp_engines.errors import InputError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
@@ -65,25 +67,38 @@ def test_adding_an_engine_of_ones_own_does_not_make_the_others_ones_own(
     assert [bundle.is_trusted(engine) for engine in bundle.manifest.engines] == [False, True]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"version": "1.8.0.1"},
-        {"targets": ("sm90",)},
-        {"platform": "linux-aarch64"},
-        {"ampere_plus": True},
-        {"file": engine_entry(b"vtrt evil").file},
-        {"signature": ""},
-        {"signature": "0" * 64},
-    ],
-)
-def test_a_signature_covers_every_field(change: dict[str, Any]) -> None:
-    engine = own(engine_entry())
+CHANGES: dict[str, Any] = {
+    "file": engine_entry(b"vtrt evil").file,
+    "runtime": "tensorrt",
+    "version": "1.8.0.1",
+    "cuda": None,
+    "targets": ("sm90",),
+    "platform": "linux-aarch64",
+    "profile": dict.fromkeys(("min", "opt", "max"), (1, 3, 64, 64)),
+    "options": {"level": 3},
+    "seconds": 2.0,
+    "gpu": "RTX 3090",
+    "version_compatible": True,
+    "ampere_plus": True,
+    "layers": {"head": "fp32"},
+    "signature": "0" * 64,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(EngineEntry)])
+def test_a_signature_covers_every_field(name: str) -> None:
     sha256 = "5" * 64
-    engine = signed(engine, sha256, QUIET)
+    engine = signed(engine_entry(), sha256, QUIET)
     assert is_own(engine, sha256)
-    assert not is_own(dataclasses.replace(engine, **change), sha256)
-    assert not is_own(engine, "6" * 64), "an engine belongs to its ONNX"
+    assert not is_own(dataclasses.replace(engine, **{name: CHANGES[name]}), sha256)
+
+
+def test_a_signature_is_for_one_onnx_and_cannot_be_left_out() -> None:
+    engine = own(engine_entry())
+    sha256 = manifest_of().onnx.sha256
+    assert is_own(engine, sha256)
+    assert not is_own(engine, "6" * 64)
+    assert not is_own(dataclasses.replace(engine, signature=""), sha256)
 
 
 @POSIX
@@ -119,6 +134,16 @@ def test_where_no_key_can_be_kept_the_user_is_told_and_the_engine_is_foreign(
     assert engine.signature == ""
     assert "will count as foreign" in capsys.readouterr().err
     assert not open_bundle(written(tmp_path / "bundle", engine).root).is_trusted(engine)
+
+
+def test_a_key_out_of_reach_is_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name too long fails where a missing one does not, as a folder does that may not be entered."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/" + "long" * 100)
+    check_key()
+    assert not is_own(engine_entry(), "5" * 64)
+    assert diagnose(load_torch=False)["machine"]["engine_key"] is None
+    assert own(engine_entry()).signature == ""
+    assert "no key can be kept there" in capsys.readouterr().err
 
 
 def test_machines_that_share_a_key_trust_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

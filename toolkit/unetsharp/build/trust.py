@@ -25,7 +25,7 @@ from unetsharp.build.manifest import EngineEntry
 from unetsharp.cli.output import Output
 from unetsharp_engines.errors import InputError
 
-__all__ = ["check_key", "is_own", "key_path", "signed"]
+__all__ = ["check_key", "has_key", "is_own", "key_path", "signed"]
 
 _KEY_BYTES = 32
 
@@ -33,6 +33,14 @@ _KEY_BYTES = 32
 def key_path() -> Path:
     """Where this user's key is kept, e.g. ``~/.config/unetsharp/engine-key`` (on Linux ``XDG_CONFIG_HOME`` counts)."""
     return Path(typer.get_app_dir("unetsharp")) / "engine-key"
+
+
+def has_key() -> bool:
+    """Whether there is a key file that this process can reach."""
+    try:
+        return key_path().is_file()
+    except OSError:  # its folder may not be entered; from Python 3.14 on is_file() says False itself
+        return False
 
 
 def check_key() -> None:
@@ -69,10 +77,10 @@ def _signature(engine: EngineEntry, onnx_sha256: str, key: bytes) -> str:
 
 
 def _key() -> bytes | None:
-    """The key, or None where there is no file. Raises InputError for one that proves nothing."""
-    path = key_path()
-    if not path.is_file():
+    """The key, or None where none is in reach. Raises InputError for one that proves nothing."""
+    if not has_key():
         return None
+    path = key_path()
     if os.name == "posix" and path.stat().st_mode & 0o077:
         raise InputError(f"{path}: others than you can read this key, so it proves nothing; delete it and build again")
     try:

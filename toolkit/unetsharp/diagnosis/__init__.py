@@ -5,7 +5,7 @@ import platform
 from typing import Any
 
 from unetsharp import machine
-from unetsharp.build.trust import key_path
+from unetsharp.build.trust import has_key, key_path
 from unetsharp.diagnosis.abilities import what_works
 from unetsharp.diagnosis.packages import installed
 from unetsharp_engines import __version__
@@ -34,5 +34,5 @@ def _machine() -> dict[str, Any]:
         "driver": machine.driver_version(),
         "cuda": machine.cuda_version(),
         "jetson": machine.jetson_release(),
-        "engine_key": str(key_path()) if key_path().is_file() else None,
+        "engine_key": str(key_path()) if has_key() else None,
     }
