@@ -58,7 +58,7 @@ class ModelInfo:
                 fields[name] = tuple(fields[name])
             info = cls(**fields)
             _check(info)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(f"{source}: its unetsharp metadata cannot be read ({error}); export it again") from error
         expected = tuple(c.name for c in CLASSES)
         if info.classes != expected:

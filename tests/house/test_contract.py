@@ -39,7 +39,11 @@ def test_model_info_survives_json() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"name": 1}', json.dumps({**json.loads(INFO.to_json()), "classes": ["Cell", "Background"]})],
+    [
+        *("", "[]", "{}", '{"name": 1}', '{"name":' * 100_000),
+        json.dumps({**json.loads(INFO.to_json()), "classes": ["Cell", "Background"]}),
+    ],
+    ids=str.__len__,
 )
 def test_foreign_metadata_is_refused_by_file_name(text: str) -> None:
     with pytest.raises(InputError, match=r"^net\.onnx: "):

@@ -50,6 +50,12 @@ def test_all_tuning_reaches_tensorrt(which: str, tmp_path: Path) -> None:
     assert cache.read_bytes() == b"timings"
 
 
+def test_timings_that_cannot_be_kept_cost_no_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    told("tensorrt 8.6", Tuning(timing_cache=tmp_path / "file" / "timings"))
+    assert "timings: cannot be written there" in capsys.readouterr().err
+
+
 def test_old_tensorrt_lets_contexts_share_the_profile_and_needs_no_cudnn() -> None:
     trt, log = told("tensorrt 8.6", Tuning())
     assert ("set_preview_feature", (trt.PreviewFeature.PROFILE_SHARING_0806, True)) in log

@@ -121,6 +121,16 @@ def test_quantization_is_symmetric_and_signed(tmp_path: Path) -> None:
         assert unsigned.startswith("DequantizeLinear of UINT8, and it takes ")
 
 
+def test_a_zero_point_that_is_elsewhere_or_not_whole_is_not_told_of(tmp_path: Path) -> None:
+    cut, elsewhere = quantizing(0), quantizing(0)
+    cut.graph.initializer[1].ClearField("raw_data")
+    elsewhere.graph.initializer[1].ClearField("raw_data")
+    elsewhere.graph.initializer[1].data_location = TensorProto.EXTERNAL
+    for model in (cut, elsewhere):
+        (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+        assert [entry["problems"] for entry in _parsers(tmp_path / "model.onnx")[: len(RELEASES)]] == [[]] * 4
+
+
 def test_a_bias_kept_as_int32_is_refused(tmp_path: Path) -> None:
     model = one_node("DequantizeLinear", {"x": TensorProto.INT32, "scale": TensorProto.FLOAT})
     for release in RELEASES:
@@ -146,7 +156,7 @@ def test_its_own_parser_names_the_node(tmp_path: Path) -> None:
     next(node for node in model.graph.node if node.name == "mish").op_type = "Mishmash"
     onnx.save(model, tmp_path / "model.onnx")
     told = _parsers(tmp_path / "model.onnx")[-1]["problems"]
-    assert told[0].startswith("Mishmash 'mish': ")
+    assert told[0].startswith("node 'mish' (Mishmash): ")
     assert all("\n" not in line for line in told)
 
 

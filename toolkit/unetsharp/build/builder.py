@@ -8,12 +8,13 @@ from typing import Any
 
 from unetsharp.build.flavours import PORTABLE_OPSET, Loaded
 from unetsharp.build.progress import PhaseTracker, monitor
+from unetsharp.build.source import read_file
 from unetsharp.cli.output import Output
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.files import replacing
 
-__all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine"]
+__all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine", "parser_error"]
 
 LEVELS = range(6)
 """Builder optimization levels that TensorRT knows."""
@@ -123,13 +124,17 @@ def _parser_errors(parser: Any, content: bytes) -> str:
     import onnx
 
     model = onnx.ModelProto.FromString(content)
-    nodes = model.graph.node
-    error = parser.get_error(0)  # a failed parse has at least one
-    place = f"node {nodes[error.node()].name!r} ({nodes[error.node()].op_type}): " if error.node() >= 0 else ""
+    first = parser_error(parser.get_error(0), model.graph.node)  # a failed parse has at least one
     more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
     newer = any(used.domain in ("", "ai.onnx") and used.version > PORTABLE_OPSET for used in model.opset_import)
     advice = f"export it with --opset {PORTABLE_OPSET}" if newer else "export it again with this version of unetsharp"
-    return f"{place}{_one_line(error.desc())}{more}; {advice}, which every TensorRT from 8.6 on parses"
+    return f"{first}{more}; {advice}, which every TensorRT from 8.6 on parses"
+
+
+def parser_error(error: Any, nodes: Any) -> str:
+    """An ``error`` of TensorRT's ONNX parser in one line, with the one of the graph's ``nodes`` that it is about."""
+    place = f"node {nodes[error.node()].name!r} ({nodes[error.node()].op_type}): " if error.node() >= 0 else ""
+    return place + _one_line(error.desc())
 
 
 def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
@@ -172,7 +177,7 @@ def _tune(loaded: Loaded, tuning: Tuning, config: Any) -> None:
     if tuning.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if tuning.timing_cache is not None:
-        stored = tuning.timing_cache.read_bytes() if tuning.timing_cache.is_file() else b""
+        stored = read_file(tuning.timing_cache) if tuning.timing_cache.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(stored), False):
             raise InputError(
                 f"--timing-cache {tuning.timing_cache}: made by another GPU or {loaded.flavour.name} version"
@@ -215,8 +220,12 @@ def _keep_timings(plan: Plan, config: Any, log: Any, output: Output) -> None:
     if path is None:
         return
     content = bytes(config.get_timing_cache().serialize())
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:  # the engine is built, which took minutes
+        output.warn(f"--timing-cache {path}: cannot be written there ({error.strerror}); the timings are not kept")
+        return
     known, kept = log.timings.get("Loaded", 0), log.timings.get("Serialized", 0)
     output.say(f"Timing cache: {known} kernels timed before, {max(kept - known, 0)} timed now, kept in {path}")
 

@@ -1,7 +1,6 @@
 """A bundle: its manifest, whether every file is what the manifest says, who built its engines, and which run here."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,14 @@ def facts_of(path: Path) -> dict[str, Any]:
         "problems": problems,
         "engines": engines,
         "runs_on": ["onnxruntime", *sorted(runnable)],
-        **({} if problems else _layers(path, bundle.manifest.engines)),
+        **({} if problems else _layers(bundle)),
     }
 
 
-def _layers(path: Path, engines: Sequence[EngineEntry]) -> dict[str, Any]:
+def _layers(bundle: Bundle) -> dict[str, Any]:
     """``layers`` of the first engine whose file tells them, and ``layers_of``, its name; nothing where none does."""
-    bundle = open_bundle(path, trust=True)  # they are read, not run
-    for engine in engines:
+    bundle = dataclasses.replace(bundle, trusts_foreign=True)  # its engines are read, not run
+    for engine in bundle.manifest.engines:
         if engine.runtime == RTX.runtime and (kernels := kernels_of(bundle.read_engine(engine))):
             return {"layers": [dataclasses.asdict(kernel) for kernel in kernels], "layers_of": engine.file.path}
     return {}

@@ -1,6 +1,7 @@
 """An engine file, by its first bytes. It is never loaded: an engine is code."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from unetsharp.inspection.layers import picture
 from unetsharp.inspection.rtx_program import kernels_of
 from unetsharp.model_files import ENGINE_MAGICS
 from unetsharp_engines.errors import InputError
-from unetsharp_engines.files import replacing, sha256_of
+from unetsharp_engines.files import replacing
 
 __all__ = ["draw_layers", "facts_of"]
 
@@ -20,16 +21,15 @@ _VERSION_AT = 24
 
 def facts_of(path: Path) -> dict[str, Any]:
     """Size, hash, runtime and version of an engine, and its ``layers`` where its file tells them (`rtx_program`)."""
-    with path.open("rb") as file:
-        head = file.read(_VERSION_AT + 4)
+    content = path.read_bytes()
     return {
-        "size": path.stat().st_size,
-        "sha256": sha256_of(path),
-        "runtime": ENGINE_MAGICS[head[:4]],
-        "version": ".".join(str(byte) for byte in head[_VERSION_AT:]),
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "runtime": ENGINE_MAGICS[content[:4]],
+        "version": ".".join(str(byte) for byte in content[_VERSION_AT : _VERSION_AT + 4]),
         "runs_on": [],
         "layers_of": path.name,
-        "layers": [dataclasses.asdict(kernel) for kernel in kernels_of(path.read_bytes())],
+        "layers": [dataclasses.asdict(kernel) for kernel in kernels_of(content)],
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from unetsharp.build.builder import parser_error
 from unetsharp.build.flavours import RTX, Loaded, load
 from unetsharp_engines.errors import MissingCapabilityError
 
@@ -105,7 +106,7 @@ def _is_nonzero(tensor: "onnx.TensorProto") -> bool:
 
     if tensor.data_type not in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32):
         return False
-    return len(tensor.dims) <= 1 and bool(onnx.numpy_helper.to_array(tensor).any())
+    return len(tensor.dims) <= 1 and (any(tensor.raw_data) or any(tensor.int32_data))
 
 
 def _run_rtx(content: bytes) -> dict[str, Any]:
@@ -129,12 +130,7 @@ def _parse(loaded: Loaded, content: bytes) -> list[str]:
     nodes = onnx.ModelProto.FromString(content).graph.node
     errors = [parser.get_error(index) for index in range(min(parser.num_errors, _MOST))]
     more = [f"and {parser.num_errors - _MOST} more"] if parser.num_errors > _MOST else []
-    return [*(_told(error, nodes) for error in errors), *more]
-
-
-def _told(error: Any, nodes: Any) -> str:
-    place = f"{nodes[error.node()].op_type} {nodes[error.node()].name!r}: " if error.node() >= 0 else ""
-    return place + " ".join(error.desc().split())
+    return [*(parser_error(error, nodes) for error in errors), *more]
 
 
 def _silent(trt: Any) -> Any:
