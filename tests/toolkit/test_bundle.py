@@ -85,6 +85,22 @@ def test_a_replacement_that_fails_leaves_the_old_bundle(bundle: Bundle, monkeypa
     assert [path.name for path in bundle.root.parent.iterdir()] == [bundle.root.name]
 
 
+def test_ctrl_c_in_the_middle_of_a_replacement_leaves_the_old_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, rename = written(tmp_path / "bundle"), Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        written(bundle.root, content=b"vtrt, another")
+    assert open_bundle(bundle.root).manifest == manifest_of()
+
+
 def test_engines_are_added_and_replaced(bundle: Bundle) -> None:
     for_orin = own(engine_entry(b"ftrt Orin", "orin.plan", runtime="tensorrt", targets=("sm87",)))
     both = with_engine(bundle, for_orin, b"ftrt Orin", precision="fp16")

@@ -164,15 +164,14 @@ def _write_folder(root: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _swap(new: Path, root: Path, old: Path) -> None:
-    """Put ``new`` in the place of ``root``. A rename that fails leaves the old bundle where it was."""
-    if root.exists():
-        root.rename(old)
+    """Put ``new`` in the place of ``root``. Where that fails, or Ctrl-C comes between, the old bundle is put back."""
     try:
+        if root.exists():
+            root.rename(old)
         new.rename(root)
-    except OSError:
-        if old.exists():
+    finally:
+        if old.exists() and not root.exists():
             old.rename(root)
-        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
