@@ -24,6 +24,7 @@ from unetsharp.cli.app import app  # noqa: E402
 from unetsharp_engines.errors import InputError  # noqa: E402
 from unetsharp_trainer.data.augment import paper_augmentation  # noqa: E402
 from unetsharp_trainer.network import UNetSharp, load_weights  # noqa: E402
+from unetsharp_trainer.network.unetsharp import SILENT  # noqa: E402
 from unetsharp_trainer.training.distributed import World  # noqa: E402
 from unetsharp_trainer.training.loop import accumulate, begin_phase  # noqa: E402
 from unetsharp_trainer.training.losses import SegmentationLoss  # noqa: E402
@@ -75,8 +76,12 @@ def test_weights_are_the_best_epoch_and_know_what_they_were_never_taught(
     run: tuple[Path, dict[str, object], str],
 ) -> None:
     out, report, said = run
-    _, info = load_weights(out / "weights.safetensors")
+    model, info = load_weights(out / "weights.safetensors")
     assert info.untaught == ("Dead",)
+    assert not model.head.weight[3].any()
+    assert model.head.bias[3].item() == pytest.approx(SILENT, rel=1e-3)
+    assert model.head.bias[[0, 1, 2, 4, 5]].abs().max() < 5
+    assert model.aspp.pooled[1][2].weight.any()
     assert (info.encoder, info.width, info.train_size, info.stain) == (ENCODER, 4, 64, "none")
     assert "no Dead" in said
     assert "nuclei of unknown class" in said
@@ -109,10 +114,11 @@ def test_early_stopping(data: Path, tmp_path: Path) -> None:
 
 
 def test_run_by_time_ends_with_it_and_so_does_its_rate(data: Path, tmp_path: Path) -> None:
-    options = ["--minutes", "0.06", "--batch", "4", "--recipe", "scratch", "--folds", "1,-,-"]
+    options = ["--minutes", "0.06", "--batch", "4", "--recipe", "scratch", "--folds", "1,-,-", "--no-pooling"]
     result = CliRunner().invoke(app, ["train", "--data", str(data), "--out", str(tmp_path / "r"), *TINY, *options])
     assert result.exit_code == 0, result.stderr
-    assert (tmp_path / "r" / "weights.safetensors").exists()
+    model, _ = load_weights(tmp_path / "r" / "weights.safetensors")
+    assert not model.aspp.pooled[1][2].weight.any()
     seconds = [float(row["seconds"]) for row in rows(tmp_path / "r")]
     assert 3.6 <= sum(seconds) < 3.6 + 2 * max(seconds)
     rates = [float(row["learning_rate"]) for row in rows(tmp_path / "r")]

@@ -63,7 +63,7 @@ class Augmentation:
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Augment RGB uint8 [256,256,3] and its class map uint8 [256,256] to [size,size,3] and [size,size].
 
-        The class map moves with the image and only ever holds values it held before.
+        The class map moves with the image and only ever holds values it held before, or background.
         """
         if self._before is not None:
             image, target = self._before(image, target, self._generator)

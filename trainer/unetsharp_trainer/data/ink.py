@@ -12,7 +12,7 @@ SHARE = 0.2
 _COVERED = (0.05, 0.6)
 """Least and most share of a patch under it."""
 _BLOBS = (3, 9)
-"""Cells along a side of the coarse noise that shapes it: blobs of 30 pixels and more, larger than nuclei."""
+"""Cells along a side of the coarse noise that shapes it: of 28 to 85 pixels each in a patch, larger than nuclei."""
 _DARKEST, _NEARLY_BLACK, _COLOURED = 0, 60, 120
 """Levels: most ink is nearly black in all channels, some is coloured."""
 _GRAIN = 5.0

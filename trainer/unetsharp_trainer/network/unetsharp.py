@@ -1,6 +1,7 @@
 """U-Net#: the network whole."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -83,9 +84,9 @@ class UNetSharp(nn.Module):
         whatever nucleus nobody has classed. Its weights are 0 and get no gradient.
         """
         for parameter, value in zip(self.head.parameters(), (0.0, SILENT), strict=True):
-            with torch.no_grad():
-                parameter[list(channels)] = value
-            parameter.register_hook(lambda gradient: _without(gradient, channels))  # type: ignore[no-untyped-call]
+            hold = partial(_hold, parameter, list(channels), value)
+            hold(torch.zeros_like(parameter))
+            parameter.register_hook(hold)  # type: ignore[no-untyped-call]
 
     def freeze_encoder(self) -> None:
         """Take the whole encoder out of training: the paper's first five epochs."""
@@ -102,9 +103,12 @@ class UNetSharp(nn.Module):
                 module.requires_grad_(False)
 
 
-def _without(gradient: Tensor, channels: Sequence[int]) -> Tensor:
+def _hold(parameter: nn.Parameter, channels: list[int], value: float, gradient: Tensor) -> Tensor:
+    """``gradient`` without ``channels``, which get ``value`` again: weight decay moves what has no gradient, too."""
+    with torch.no_grad():
+        parameter[channels] = value
     gradient = gradient.clone()
-    gradient[list(channels)] = 0
+    gradient[channels] = 0
     return gradient
 
 
