@@ -130,11 +130,8 @@ class Untouched(Augmentation):
 def loader(folds: list[PreparedFold], augmentation: Augmentation, *, workers: int) -> Batches:
     """Batches without end, epoch after epoch."""
     windows = TrainingWindows(folds, augmentation, seed=0)
-    sampler = EpochSampler(patches=len(windows), batch=BATCH, world=World(), seed=0)
-    batches = training_loader(windows, sampler, workers=workers, pin=False)
-    while True:
-        yield from batches
-        sampler.epoch += 1
+    sampler = EpochSampler(patches=len(windows), batch=BATCH, world=World(), seed=0, epochs=None)
+    return iter(training_loader(windows, sampler, workers=workers, pin=False))
 
 
 def training_step(batch: tuple[torch.Tensor, torch.Tensor]) -> Callable[[], object]:

@@ -24,7 +24,7 @@ from unetsharp_trainer.training.settings import SCRATCH
 BATCH = 8
 RATE = 2e-3
 LIFT = 10.0
-"""Added to all other logits at the end, which softmax does not see: lowest ones of the network retrained are at -28."""
+"""Added to all other logits at the end, which softmax does not see, so that they stay above the silenced ones."""
 
 
 def main() -> None:
