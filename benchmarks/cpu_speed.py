@@ -32,7 +32,7 @@ from evidence import ROOT, evidence
 from unetsharp.export.tracing import trace
 from unetsharp_engines.contract import INPUT_NAME, TILE
 from unetsharp_engines.quantization import Calibration, Placement, place, place_for_cpu, quantize, threshold
-from unetsharp_engines.rewrites import rewrite, tuned_for
+from unetsharp_engines.rewrites import rewrite, tuned
 from unetsharp_engines.rewrites.graph import Graph
 from unetsharp_trainer.network import UNetSharp
 
@@ -81,22 +81,22 @@ def onnx_files(network: UNetSharp, image: Image) -> dict[str, bytes]:
     """The networks as ONNX Runtime is given them."""
     traced = trace(network, size=TILE, opset=17)
     exported, _ = rewrite(traced)
-    tuned = tuned_for("onnxruntime", exported.SerializeToString())
+    for_cpu = tuned("onnxruntime", exported)
     return {
         "FP32 ONNX, as traced": traced.SerializeToString(),
-        "FP32 ONNX": tuned,
-        "INT8 ONNX": in_int8(onnx.load_model_from_string(tuned), image, place_for_cpu),
-        "INT8 ONNX, placed for TensorRT": tuned_for("onnxruntime", in_int8(exported, image, place)),
+        "FP32 ONNX": for_cpu.SerializeToString(),
+        "INT8 ONNX": in_int8(for_cpu, image, place_for_cpu).SerializeToString(),
+        "INT8 ONNX, placed for TensorRT": tuned("onnxruntime", in_int8(exported, image, place)).SerializeToString(),
     }
 
 
-def in_int8(model: onnx.ModelProto, image: Image, recipe: Callable[[Graph], Placement]) -> bytes:
+def in_int8(model: onnx.ModelProto, image: Image, recipe: Callable[[Graph], Placement]) -> onnx.ModelProto:
     """As ``unetsharp quantize`` places it, with nothing back in float."""
     placement = recipe(Graph(model))
     calibration = Calibration(model, placement.tensors)
     calibration.feed(image)
     thresholds = {name: threshold(h, "minmax") for name, h in calibration.histograms.items()}
-    return bytes(quantize(model, placement, thresholds).SerializeToString())
+    return quantize(model, placement, thresholds)
 
 
 def in_torch(network: UNetSharp, image: Image) -> dict[str, Contestant]:

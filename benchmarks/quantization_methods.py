@@ -42,7 +42,7 @@ from unetsharp_engines.quantization import (
     quantize,
     threshold,
 )
-from unetsharp_engines.rewrites import tuned_for
+from unetsharp_engines.rewrites import tuned
 from unetsharp_engines.rewrites.cost import node_costs, total_cost
 from unetsharp_engines.rewrites.graph import Graph, name_of
 from unetsharp_engines.runtimes.base import network_input
@@ -135,8 +135,8 @@ def recipe_for(runtime: str, source: Source) -> Recipe:
     """The placement of ``unetsharp quantize --runtime``."""
     if runtime == "tensorrt":
         return Recipe(model=source.model, placement=place(Graph(source.model)))
-    tuned = onnx.load_model_from_string(tuned_for(runtime, source.content))
-    return Recipe(model=tuned, placement=place_for_cpu(Graph(tuned)))
+    model = tuned(runtime, source.model)
+    return Recipe(model=model, placement=place_for_cpu(Graph(model)))
 
 
 def calibrated(recipe: Recipe, source: Source, fold: Fold, indices: list[int]) -> Calibration:

@@ -37,12 +37,8 @@ Forms = dict[tuple[str, int], Callable[[int], float]]
 
 def sets() -> dict[str, tuple[str, ...]]:
     """Rewrites by the name of their ONNX and engine."""
-    from unetsharp_engines.rewrites import PORTABLE
+    from unetsharp_engines.rewrites import PASSES, PORTABLE, TAIL_LESS
 
-    tail_less, resized = (
-        tuple(head if name == "head-low-resolution" else name for name in PORTABLE)
-        for head in ("tailless-head-56", "head-resized")
-    )
     groups = ("groups-of-32", "groups-of-64", "groups-of-128")
     alone = (
         "aspp-centre-taps",
@@ -55,12 +51,12 @@ def sets() -> dict[str, tuple[str, ...]]:
     return {
         "plain": (),
         "portable": PORTABLE,
-        "head-resized": resized,
-        "tail-less": tail_less,
-        "tail-less-mish-by-exp": tail_less,
-        "tail-less-deep": tuple(n for name in tail_less for n in (name, *("deep-low-resolution",) * ("56" in name))),
-        **{f"tail-less-{name}": (*tail_less, name) for name in ("merge-gates", "carry-shifts", *groups)},
-        "tail-less-shifts-64": (*tail_less, "carry-shifts", "groups-of-64"),
+        "head-resized": tuple("head-resized" if name == "head-low-resolution" else name for name in PORTABLE),
+        "tail-less": TAIL_LESS,
+        "tail-less-mish-by-exp": TAIL_LESS,
+        "tail-less-deep": tuple(name for name in PASSES if name in (*TAIL_LESS, "deep-low-resolution")),
+        **{f"tail-less-{name}": (*TAIL_LESS, name) for name in ("merge-gates", "carry-shifts", *groups)},
+        "tail-less-shifts-64": (*TAIL_LESS, "carry-shifts", "groups-of-64"),
         **{f"only-{name}": (name,) for name in alone},
     }
 

@@ -10,7 +10,7 @@ from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.quantization.calibration import session, with_outputs
 from unetsharp_engines.rewrites.graph import Graph, attributes, name_of
 
-__all__ = ["FLOAT16_MAX", "FLOAT16_NORMAL", "Float16Scan", "Range", "blocks"]
+__all__ = ["FLOAT16_MAX", "FLOAT16_NORMAL", "FLOAT32_INPUTS", "Float16Scan", "Range", "blocks"]
 
 FLOAT16_MAX = 65504.0
 """Largest float16."""
@@ -23,7 +23,9 @@ _MOVING = {
 }  # fmt: skip
 """Operations that compute nothing: what they give is as exact as what they are given."""
 
-_FLOAT32_INPUTS = {"Resize": (1, 2)}
+FLOAT32_INPUTS = {"Resize": (1, 2)}
+"""Inputs that ONNX wants in float32, whatever the tensor's type: region and scales."""
+
 _SUMS = ("largest", "small", "noise", "signal")
 
 
@@ -106,7 +108,7 @@ class Float16Scan:
 
     def _add_probe(self, graph: Graph, node: NodeProto) -> None:
         name, value = f"{name_of(node)}/half", node.output[0]
-        wide = _FLOAT32_INPUTS.get(node.op_type, ())
+        wide = FLOAT32_INPUTS.get(node.op_type, ())
         inputs = [
             self._narrowed(graph, seen) if seen in self._floats and index not in wide else seen
             for index, seen in enumerate(node.input)

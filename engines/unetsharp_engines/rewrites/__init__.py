@@ -3,7 +3,7 @@
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, PassReport, RewriteReport, rewrite
 from unetsharp_engines.rewrites.passes import DEFAULT, PASSES, PORTABLE, TAIL_LESS, TYPED
 from unetsharp_engines.rewrites.tail import TAIL_KEY, HeadTail, finish
-from unetsharp_engines.rewrites.tuning import finished, tuned, tuned_for
+from unetsharp_engines.rewrites.tuning import finished, tuned
 
 __all__ = [
     "DEFAULT",
@@ -20,5 +20,4 @@ __all__ = [
     "finished",
     "rewrite",
     "tuned",
-    "tuned_for",
 ]

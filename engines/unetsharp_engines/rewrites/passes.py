@@ -60,29 +60,10 @@ PORTABLE: tuple[str, ...] = (
 TAIL_LESS: tuple[str, ...] = tuple("tailless-head-56" if n == "head-low-resolution" else n for n in PORTABLE)
 """What `unetsharp export --tail-less` applies: `PORTABLE`, but the network ends at the head's taps."""
 
+_WITH_DEEP = tuple(name for name in PASSES if name in (*PORTABLE, "deep-low-resolution"))
+
 DEFAULT: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "onnxruntime": (
-            "fold-batchnorm-back",
-            "drop-constant-channels",
-            "aspp-centre-taps",
-            "head-low-resolution",
-            "deep-low-resolution",
-            "fold-batchnorm-forward",
-            "chain-pools",
-            "mish-by-exp",
-        ),
-        "tensorrt": PORTABLE,
-        "tensorrt-rtx": (
-            "fold-batchnorm-back",
-            "drop-constant-channels",
-            "aspp-centre-taps",
-            "head-low-resolution",
-            "deep-low-resolution",
-            "fold-batchnorm-forward",
-            "chain-pools",
-        ),
-    }
+    {"onnxruntime": (*_WITH_DEEP, "mish-by-exp"), "tensorrt": PORTABLE, "tensorrt-rtx": _WITH_DEEP}
 )
 """Per runtime, the set that serves it best. For onnxruntime it is the one that measured fastest
 (``benchmarks/rewrites.py``); for tensorrt-rtx the one whose engine moves the fewest bytes with the least arithmetic

@@ -5,23 +5,7 @@ import onnx
 from unetsharp_engines.rewrites.manager import REWRITES_KEY, rewrite
 from unetsharp_engines.rewrites.passes import DEFAULT, TYPED
 
-__all__ = ["finished", "tuned", "tuned_for"]
-
-
-def tuned_for(runtime: str, content: bytes) -> bytes:
-    """An ONNX file's bytes with the rewrites that are fastest on ``runtime``, a key of `DEFAULT`.
-
-    Only a network that was exported with rewrites is touched: one exported with ``--no-rewrite``, or not by
-    unetsharp, comes back as it is, and so do bytes that are no ONNX, for the runtime to refuse.
-    """
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
-
-    try:
-        model = onnx.load_model_from_string(content)
-    except DecodeError:
-        return content
-    rewritten = tuned(runtime, model)
-    return content if rewritten is model else bytes(rewritten.SerializeToString())
+__all__ = ["finished", "tuned"]
 
 
 def tuned(runtime: str, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -23,7 +23,8 @@ def quantize(
         int, typer.Option(metavar="N", help="Patches to calibrate on, and as many others to judge by.")
     ] = 128,
     runtime: Annotated[
-        str, typer.Option(metavar="NAME", help="What will run it: tensorrt, -rtx too; or onnxruntime on a CPU.")
+        str,
+        typer.Option(metavar="NAME", help="What will run it: tensorrt for both TensorRTs, or onnxruntime on a CPU."),
     ] = "tensorrt",
     max_dice_drop: Annotated[
         float, typer.Option(metavar="X", help="Share of the float network's foreground Dice that may be lost.")

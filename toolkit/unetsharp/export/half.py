@@ -48,7 +48,6 @@ _MOST = 0.5
 
 _PATCHES = 32
 
-
 _NEAR = 16.0
 """A tensor is told of from this share of float16's range on."""
 
@@ -246,7 +245,7 @@ class _Fit:
         best = self._drift(most)
         return (
             f"FP16 changes logits by up to {best.max_difference:.2g} of the largest and keeps the class of "
-            f"{best.agreement:.3%} of pixels, with {_MOST:.0%} of the arithmetic in float32; allowed are "
+            f"{best.agreement:.3%} of pixels, with {most} blocks in float32; allowed are "
             f"{self.bounds.max_difference:g} and {self.bounds.agreement:.3%}: use fp32"
         )
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["precision_of", "settled", "to_fp16"]
 
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
-_FLOAT32_INPUTS = {"Resize": (1, 2)}
-"""Inputs that ONNX wants in float32, whatever the tensor's type: region and scales."""
 
 
 def to_fp16(model: "onnx.ModelProto", islands: Collection[str] = ()) -> "onnx.ModelProto":
@@ -51,12 +49,11 @@ def to_fp16(model: "onnx.ModelProto", islands: Collection[str] = ()) -> "onnx.Mo
 
 def precision_of(model: "onnx.ModelProto") -> str:
     """``int8`` if the network holds quantizing nodes, ``fp16`` if it holds float16 weights, else ``fp32``."""
-    import onnx
+    from unetsharp_engines.quantization.rounding import has_float16
 
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         return "int8"
-    half = any(weights.data_type == onnx.TensorProto.FLOAT16 for weights in model.graph.initializer)
-    return "fp16" if half else "fp32"
+    return "fp16" if has_float16(model) else "fp32"
 
 
 def settled(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -113,10 +110,12 @@ class _Conversion:
         """Of every float value that is made."""
 
     def run(self) -> None:
+        from unetsharp_engines.quantization.float16 import FLOAT32_INPUTS
+
         for node in list(self._graph.nodes):  # in order: types are inferred in it
             kind = self._float32 if id(node) in self._wide else self._float16
             for index, name in enumerate(node.input):
-                if name in self._floats and index not in _FLOAT32_INPUTS.get(node.op_type, ()):
+                if name in self._floats and index not in FLOAT32_INPUTS.get(node.op_type, ()):
                     node.input[index] = self._as(name, kind)
             self._retarget(node, kind)
             for name in set(node.output) & self._floats:

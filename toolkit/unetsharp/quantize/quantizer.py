@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetsharp.build.source import Source, parse_onnx
+from unetsharp.build.source import Source
 from unetsharp.cli.output import Advance, Output
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.quantize.drift import Budget, Drift, HeldOut, tiles_of
@@ -30,7 +30,7 @@ from unetsharp_engines.quantization import (
     quantize,
 )
 from unetsharp_engines.quantization import threshold as threshold_of
-from unetsharp_engines.rewrites import tuned_for
+from unetsharp_engines.rewrites import tuned
 from unetsharp_engines.rewrites.cost import Cost, node_costs, total_cost
 from unetsharp_engines.rewrites.graph import Graph, name_of
 from unetsharp_engines.runtimes.base import network_input
@@ -302,7 +302,7 @@ class _Job:
 
 def _as_run_by(runtime: str, source: Source) -> "onnx.ModelProto":
     """The float network as ``runtime`` would have it: ONNX Runtime applies rewrites of its own when it loads a file."""
-    return source.model if runtime == "tensorrt" else parse_onnx(tuned_for(runtime, source.content), source.path)
+    return source.model if runtime == "tensorrt" else tuned(runtime, source.model)
 
 
 def _first(selection: Selection, count: int) -> Selection:
