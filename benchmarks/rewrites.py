@@ -104,7 +104,13 @@ def measured(path: Path, names: Sequence[str], rounds: int) -> dict[str, Any]:
     image = np.random.default_rng(0).random(input_shape(model)).astype(np.float32)
     info = ModelInfo.from_json(metadata(model)[METADATA_KEY], source=str(path))
     return {
-        "model": {"name": info.name, "encoder": info.encoder, "width": info.width, "input": image.shape},
+        "model": {
+            "name": info.name,
+            "encoder": info.encoder,
+            "width": info.width,
+            "weights_sha256": info.weights_sha256,
+            "input": image.shape,
+        },
         "cost_before": asdict(rewrite(model, ())[1].before),
         "batchnorm_share_of_plain_time": batchnorm_share(model, image),
         "variants": {name: beside_plain(model, SETS[name], image, rounds) for name in names},

@@ -1,8 +1,7 @@
 """Where INT8 goes for ONNX Runtime on a CPU: the recipe of `placement`, but for what its kernels want otherwise.
 
-ONNX Runtime has one fast integer convolution, ``QLinearConv``, and no fused activations but ReLU. A 3×3 of 320 channels
-at 128² on one core with AVX512-VNNI takes 282 ms in float32, 69 ms there with unsigned activations and signed weights,
-879 ms with both signed; one whose result is float is computed in float32. So:
+ONNX Runtime has one fast integer convolution, ``QLinearConv`` of unsigned activations and signed weights, and no fused
+activations but ReLU. One whose result is float is computed in float32 (``benchmarks/cpu_speed.py`` has both). So:
 
 1. *Activations are uint8*, with zero point 128, or 0 for what is never negative: one level more, and ReLU for free.
 2. *A pair behind each convolution as well*, behind its ReLU if nothing else reads it; whoever reads the tensor reads
@@ -12,7 +11,7 @@ at 128² on one core with AVX512-VNNI takes 282 ms in float32, 69 ms there with 
 5. *Grouped convolutions are INT8*, too: they are as fast as the others.
 
 On x86-64 without VNNI that kernel overflows; `runtimes.onnxruntime` then asks for the one of unsigned by unsigned,
-which is half as fast, and right.
+which is slower, and right.
 
 It is to be applied to the graph that ONNX Runtime will run: the one with its own rewrites. TensorRT takes no uint8.
 """

@@ -26,7 +26,7 @@ _PASSING = {"AveragePool", "GlobalAveragePool", "Identity", "LeakyRelu", "MaxPoo
 """Operations that a positive factor on a channel goes through."""
 
 _WORTH = 0.25
-"""Share of the expected noise at which factors are moved. Networks with BatchNorm, trained as usual, gain less."""
+"""Share of the expected noise that factors must leave at most to be moved."""
 
 _STRENGTHS = (0.5, 0.75, 1.0)
 """How far values are made alike: at 1 all are, at 0.5 weights and values are left equally far apart."""
