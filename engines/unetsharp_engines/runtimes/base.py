@@ -37,7 +37,7 @@ class Runtime(ABC):
 
     @property
     def batch(self) -> int:
-        """Tiles that suit one call: more bring no more speed, only memory."""
+        """Tiles to give in one call where nobody asks for another number."""
         return 8
 
     def logits(self, tiles_NHWC: npt.NDArray[np.uint8], stain: StainPlan) -> npt.NDArray[np.float32]:

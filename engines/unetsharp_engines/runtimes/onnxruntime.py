@@ -113,7 +113,7 @@ def _session(model: Path | bytes, source: str, threads: int | None, provider: st
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
     options.intra_op_num_threads = threads or 0
-    if not sums_int8_exactly():  # unsigned by unsigned: half as fast, but right
+    if not sums_int8_exactly():  # unsigned by unsigned: slower, but right
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(
