@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unetsharp_engines.contract import BACKGROUND
 from unetsharp_engines.errors import InputError
 from unetsharp_trainer.data.augment import Augmentation, paper_augmentation
 from unetsharp_trainer.data.ink import SHARE, spill_ink
 from unetsharp_trainer.data.pannuke import UNKNOWN
+from unetsharp_trainer.data.wide_augment import wide_augmentation
 
 pytest.importorskip("albumentations", reason="augmentation is part of the train extra")
 Bytes = npt.NDArray[np.uint8]
@@ -68,6 +70,17 @@ def test_ink_is_dark_large_and_background() -> None:
     assert len(covered) / 400 == pytest.approx(SHARE, abs=0.06)  # three standard deviations
     assert 0.04 < min(covered) <= max(covered) < 0.61
     assert (image == 200).all()
+
+
+def test_wide_augmentation_spills_ink_in_worker_processes_too() -> None:
+    """Where all is one nucleus, background can only be ink's."""
+    image, target = np.full((256, 256, 3), 200, np.uint8), np.zeros((256, 256), np.uint8)
+    for augment in (wide := wide_augmentation(64), pickle.loads(pickle.dumps(wide))):  # noqa: S301
+        inked = 0
+        for seed in range(60):
+            augment.seed(seed)
+            inked += bool((augment(image, target)[1] == BACKGROUND.channel).any())
+        assert 3 <= inked <= 24
 
 
 def test_nuclei_keep_their_centres(augment: Augmentation) -> None:
