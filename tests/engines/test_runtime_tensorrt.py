@@ -1,39 +1,27 @@
 """The chain on the GPU, on a GPU made of numpy: order, memory, graphs, slots, errors."""
 
-import json
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import fake_tensorrt
 from support.cuda_emulator import emulated_kernels
 from support.fake_cuda import Gpu
 from support.fake_tensorrt import (
-    Context8,
-    Context11,
-    ContextRtx,
     EmulatedKernels,
-    Engine8,
-    Engine11,
-    EngineRtx,
-    FakeContext,
-    FakeEngine,
     install,
     logits_of,
-    names_of,
     network,
-    tensorrt_of,
 )
 from support.real_tiles import dsb_tiles
 from support.runtime_tester import AS_SCANNED, DARKER, RuntimeTester, tiles
+from support.strict_tensorrt import VERSIONS
 from unetsharp_engines.contract import LABEL_OF_CHANNEL
 from unetsharp_engines.cuda import device as device_module
 from unetsharp_engines.cuda.batches import sizes_between, split
@@ -75,45 +63,37 @@ class TestOnTheFake(RuntimeTester):
 
 
 class TestVersions:
-    @pytest.mark.parametrize(
-        ("version", "content", "copies"),
-        [("8.6.0", b"taps half shared", 1), ("8.6.0", b"taps half", 4), ("11.4.0", b"taps half", 1)],
-        ids=["8.6 built to share", "8.6", "11.4"],
-    )
-    def test_each_has_its_own_way_to_contexts(
-        self, monkeypatch: pytest.MonkeyPatch, version: str, content: bytes, copies: int
-    ) -> None:
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_each_has_its_own_way_to_contexts(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
         gpu = install(Gpu(), monkeypatch, most=MOST, tensorrt_version=version)
-        with open_engine(content) as runtime:
-            assert runtime.version == version
+        name, number = version.split()
+        with open_engine(b"taps half shared", name=name) as runtime:
+            assert f"{runtime.version}.".startswith(f"{number}.")
             for _ in range(3):
                 assert runtime.labels(tiles(6), PER_TILE).shape == (6, 64, 64)  # batches of 4 and 2, on two slots
                 assert runtime.labels(tiles(4), PER_TILE).shape == (4, 64, 64)
-            assert (gpu.contexts, gpu.graphs) == (4, 4)
-            assert len(runtime._engine._copies) == copies
-            kept = content in vars(runtime._engine).values()
-            assert kept == (version == "8.6.0"), "the file's bytes stay in memory only where copies may be loaded"
+            assert gpu.contexts == 4
+            assert len(runtime._engine._copies) == 1
 
-    @pytest.mark.parametrize(
-        ("version", "engine", "context"),
-        [("8.6.0", Engine8, Context8), ("10.13", Engine11, Context11), ("1.7.1", EngineRtx, ContextRtx)],
-        ids=["TensorRT 8.6", "TensorRT 10.13", "TensorRT-RTX 1.7"],
-    )
-    def test_the_fakes_offer_nothing_that_the_real_ones_lack(
-        self, version: str, engine: type[FakeEngine], context: type[FakeContext]
+    @pytest.mark.parametrize(("version", "copies"), [("tensorrt 8.6", 4), ("tensorrt 10.3", 1), ("tensorrt 11.4", 1)])
+    def test_only_old_engines_that_were_not_built_to_share_are_loaded_again(
+        self, monkeypatch: pytest.MonkeyPatch, version: str, copies: int
     ) -> None:
-        """So what the runtime calls is there. The lists were read off the modules, TensorRT 10.13's off its stubs."""
-        real = json.loads((Path(fake_tensorrt.__file__).parent / "tensorrt_runtime_interfaces.json").read_text())[
-            version
-        ]
-        gpu = Gpu()
-        gpu.entered.depth = 1
-        opened = engine(gpu, b"taps", MOST)
-        assert names_of(opened) <= set(real["ICudaEngine"])
-        assert names_of(context(gpu, opened)) <= set(real["IExecutionContext"])
-        module = tensorrt_of(gpu, MOST, "11.4.0" if version == "10.13" else version)
-        assert names_of(module) <= set(real["module"])
-        assert names_of(module.Runtime(None)) | {"engine_host_code_allowed"} <= set(real["Runtime"])
+        gpu = install(Gpu(), monkeypatch, most=MOST, tensorrt_version=version)
+        content = b"taps half"
+        with open_engine(content) as runtime:
+            for count in (6, 4, 6, 4):  # batches of 4 and 2, both on either slot
+                runtime.labels(tiles(count), PER_TILE)
+            assert (gpu.contexts, gpu.graphs, len(runtime._engine._copies)) == (4, 4, copies)
+            kept = content in vars(runtime._engine).values()
+            assert kept == (copies > 1), "the file's bytes stay in memory only where copies may be loaded"
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_each_says_why_it_refuses_an_engine(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        install(Gpu(), monkeypatch, most=MOST, tensorrt_version=version)
+        with pytest.raises(InputError, match=r"refuses it here \(the engine brings host code\)"):
+            open_engine(b"taps with host code", name=version.split()[0])
+        open_engine(b"taps with host code", name=version.split()[0], host_code=True).close()
 
     def test_rtx_is_captured_where_it_says_it_can_be(self, gpu: Gpu) -> None:
         with open_engine(name="tensorrt-rtx", slots=1) as runtime:

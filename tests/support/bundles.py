@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.fake_cuda import Gpu as FakeGpu
-from support.fake_tensorrt import install
+from support.fake_tensorrt import FakeRuntime, install
 from support.tiny_onnx import INFO
 from unetsharp import machine
 from unetsharp.build.bundle import Bundle, file_entry, write_bundle
@@ -77,9 +77,8 @@ class RecordingTensorRt:
         """
         with pytest.MonkeyPatch.context() as patch:
             install(FakeGpu(), patch, most=8)
-            module = sys.modules["tensorrt_rtx"]
-            patch.setattr(module, "__version__", HOST.version)
-            patch.setattr(module.Runtime, "deserialize_cuda_engine", lambda _, content: self.seen.append(content))
+            patch.setattr(sys.modules["tensorrt_rtx"], "__version__", HOST.version)
+            patch.setattr(FakeRuntime, "deserialize_cuda_engine", lambda _, content: self.seen.append(content))
             patch.setattr(machine, "gpus", lambda: (machine.Gpu(name="test", target=HOST.target, memory_bytes=1),))
             patch.setattr(machine, "os_and_arch", lambda: HOST.platform)
             try:

@@ -1,4 +1,7 @@
-"""TensorRT and our kernels, made of numpy, for the GPU of `fake_cuda`."""
+"""TensorRT and our kernels, made of numpy, for the GPU of `fake_cuda`.
+
+The runtime sees them through `strict_tensorrt`: each version refuses what the real one would.
+"""
 
 import sys
 from types import SimpleNamespace
@@ -9,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from support.fake_cuda import Gpu, Stream, bindings_of, driver_of
+from support.strict_tensorrt import strict_tensorrt
 from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES
 from unetsharp_engines.cuda import device, reference
 from unetsharp_engines.cuda.kernels import Kernels, packed
@@ -36,13 +40,16 @@ def logits_of(out: npt.NDArray[np.float32], *, tailless: bool) -> npt.NDArray[np
     return finish(out, TAIL) if tailless else out
 
 
-def install(gpu: Gpu, patch: pytest.MonkeyPatch, *, most: int, tensorrt_version: str = "11.4.0") -> Gpu:
-    """Let the runtime find ``gpu`` and its libraries; engines take up to ``most`` tiles."""
+def install(gpu: Gpu, patch: pytest.MonkeyPatch, *, most: int, tensorrt_version: str = "tensorrt 11.4") -> Gpu:
+    """Let the runtime find ``gpu`` and its libraries; engines take up to ``most`` tiles.
+
+    ``tensorrt_version`` is one of `strict_tensorrt.VERSIONS`.
+    """
     libraries = {
         "pycuda.driver": driver_of(gpu),
         "cuda.bindings.driver": bindings_of(gpu),
         "tensorrt": tensorrt_of(gpu, most, tensorrt_version),
-        "tensorrt_rtx": tensorrt_of(gpu, most, "1.7.1"),
+        "tensorrt_rtx": tensorrt_of(gpu, most, "tensorrt-rtx 1.7"),
     }
     for name, library in libraries.items():
         patch.setitem(sys.modules, name, library)
@@ -73,10 +80,10 @@ class FakeEngine:
         return (-1, 3 if name == "image" else self._output[1], -1, -1)
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "half" if self._half else "float"
+        return "HALF" if self._half else "FLOAT"
 
     def get_tensor_format(self, name: str) -> str:
-        return "linear"
+        return "LINEAR"
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(1, 3, 32, 32), (self._most, 3, 256, 256), (self._most, 3, 384, 384)]
@@ -94,8 +101,8 @@ class Engine8(FakeEngine):
         return Context8(self._gpu, self)
 
 
-class Engine11(FakeEngine):
-    """As TensorRT 11 has it."""
+class Engine10(FakeEngine):
+    """As TensorRT 10 and 11 have it."""
 
     device_memory_size_v2 = WORKING_BYTES
 
@@ -104,20 +111,31 @@ class Engine11(FakeEngine):
         self._shares = True
 
     def create_execution_context(self, strategy: Any) -> "FakeContext":
-        assert strategy == "user-managed"
-        return Context11(self._gpu, self)
+        assert strategy.name == "USER_MANAGED"
+        return Context10(self._gpu, self)
 
 
-class EngineRtx(Engine11):
+class RuntimeConfig:
+    """What a context of TensorRT-RTX is made by."""
+
+    dynamic_shapes_kernel_specialization_strategy: Any = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self._strategy = strategy
+
+    def get_execution_context_allocation_strategy(self) -> Any:
+        return self._strategy
+
+
+class EngineRtx(Engine10):
     """As TensorRT-RTX has it."""
 
-    def create_runtime_config(self) -> SimpleNamespace:
-        config = SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="lazy", strategy="static")
-        config.set_execution_context_allocation_strategy = lambda strategy: setattr(config, "strategy", strategy)
-        return config
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
 
     def create_execution_context(self, config: Any) -> "FakeContext":
-        assert (config.strategy, config.dynamic_shapes_kernel_specialization_strategy) == ("user-managed", "eager")
+        assert config.get_execution_context_allocation_strategy().name == "USER_MANAGED"
+        assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
         return ContextRtx(self._gpu, self)
 
 
@@ -176,53 +194,39 @@ class Context8(FakeContext):
     device_memory = property(None, lambda self, address: self._give(address, WORKING_BYTES))
 
 
-class Context11(FakeContext):
+class Context10(FakeContext):
     def set_device_memory(self, address: int, size: int) -> None:
         self._give(address, size)
 
 
-class ContextRtx(Context11):
+class ContextRtx(Context10):
     def is_stream_capturable(self, handle: int) -> bool:
         return handle in self._gpu.streams and self._shape[0] != 2  # what it says of two tiles
 
 
-def names_of(thing: object) -> set[str]:
-    """What ``thing`` offers, as the runtime sees it."""
-    return {name for name in dir(thing) if not name.startswith("_")}
+class FakeRuntime:
+    """Loads what `FakeEngine` says, as an engine of class ``kind``, and refuses ``b"for another GPU"``."""
+
+    engine_host_code_allowed = False
+
+    def __init__(self, gpu: Gpu, most: int, kind: type[FakeEngine], log: Any) -> None:
+        self._gpu, self._most, self._kind, self._log = gpu, most, kind, log
+
+    def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+        self._gpu.check()
+        if b"host code" in content and not self.engine_host_code_allowed:
+            self._log.log(self._log.ERROR, "the engine brings host code")
+            return None
+        if content == b"for another GPU":
+            self._log.log(self._log.ERROR, "The engine plan file is generated on an\n incompatible device")
+            return None
+        return self._kind(self._gpu, content, self._most)
 
 
-def tensorrt_of(gpu: Gpu, most: int, version: str) -> SimpleNamespace:
-    """TensorRT's module for ``gpu``: it loads what `FakeEngine` says, and refuses ``b"for another GPU"``."""
-    engine = {"8.6.0": Engine8, "11.4.0": Engine11, "1.7.1": EngineRtx}[version]
-
-    class Log:
-        Severity = SimpleNamespace(ERROR="error", INTERNAL_ERROR="internal error")
-
-    class Runtime:
-        def __init__(self, log: Any) -> None:
-            self._log = log
-
-        def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
-            gpu.check()
-            if b"host code" in content and not getattr(self, "engine_host_code_allowed", False):
-                self._log.log("error", "the engine brings host code")
-                return None
-            if content == b"for another GPU":
-                self._log.log("error", "The engine plan file is generated on an\n incompatible device")
-                return None
-            return engine(gpu, content, most)
-
-    module = SimpleNamespace(
-        __version__=version,
-        ILogger=Log,
-        Runtime=Runtime,
-        DataType=SimpleNamespace(HALF="half", FLOAT="float"),
-        TensorFormat=SimpleNamespace(LINEAR="linear"),
-    )
-    if engine is not Engine8:
-        module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user-managed")
-    if engine is EngineRtx:
-        module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+def tensorrt_of(gpu: Gpu, most: int, which: str) -> SimpleNamespace:
+    """The module of ``which``, one of `strict_tensorrt.VERSIONS`, for ``gpu``."""
+    kind = {"tensorrt 8.6": Engine8, "tensorrt-rtx 1.7": EngineRtx}.get(which, Engine10)
+    module, _ = strict_tensorrt(which, Runtime=lambda log: FakeRuntime(gpu, most, kind, log))
     return module
 
 

@@ -186,7 +186,7 @@ class TestOnAGpu:
 def foreign_bundle(root: Path, onnx: bytes) -> Path:
     """A bundle with ``onnx`` and an unsigned engine for the GPU made of numpy."""
     content = b"ftrt taps half"
-    entry = engine_entry(content, runtime="tensorrt", version="11.4.0", targets=("sm90",))
+    entry = engine_entry(content, runtime="tensorrt", version="11.4.0.106", targets=("sm90",))
     manifest = dataclasses.replace(manifest_of(entry), onnx=file_entry("model.onnx", onnx))
     return write_bundle(root, manifest, {"model.onnx": onnx, entry.file.path: content}).root
 

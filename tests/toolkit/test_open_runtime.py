@@ -168,7 +168,7 @@ class TestOnAGpu:
 
     def bundle(self, root: Path, *, onnx: Path, own_engine: bool = True, **changes: Any) -> Path:
         content = b"ftrt taps half"
-        fits = {"runtime": "tensorrt", "version": "11.4.0", "targets": ("sm90",)}
+        fits = {"runtime": "tensorrt", "version": "11.4.0.106", "targets": ("sm90",)}
         entry = engine_entry(content, **(fits | changes))
         model = file_entry("model.onnx", onnx.read_bytes())
         entry = signed(entry, model.sha256, QUIET) if own_engine else entry
@@ -179,10 +179,10 @@ class TestOnAGpu:
     def test_the_bundles_engine_runs(self, onnx: Path, tmp_path: Path, name: str) -> None:
         said = Said()
         with open_runtime(self.bundle(tmp_path / "b", onnx=onnx), name, output=said) as runtime:
-            assert (runtime.name, runtime.version, runtime.device) == ("tensorrt", "11.4.0", "a GPU made of numpy")
+            assert (runtime.name, runtime.version, runtime.device) == ("tensorrt", "11.4.0.106", "a GPU made of numpy")
             assert runtime.labels(TILES, PLAIN).shape == (2, 64, 64)
         (line,) = said.lines
-        assert line.startswith("Runtime: TensorRT 11.4.0 on a GPU made of numpy, ")
+        assert line.startswith("Runtime: TensorRT 11.4.0.106 on a GPU made of numpy, ")
         assert line.endswith("as asked" if name == "tensorrt" else "an engine for this GPU")
 
     def test_the_onnx_runs_by_name(self, onnx: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ class TestOnAGpu:
                 raise MissingCapabilityError("TensorRT is not here to build")
             return open_bundle(self.bundle(tmp_path / "new", onnx=onnx, **rtx))
 
-        rtx = {"runtime": "tensorrt-rtx", "version": "1.7.1"}
+        rtx = {"runtime": "tensorrt-rtx", "version": "1.7.1.116"}
         monkeypatch.setattr(runtimes, "rebuilt", rebuilt)
         monkeypatch.setattr("unetsharp.build.bundle.ENGINE_MAGICS", {})
         with open_runtime(self.bundle(tmp_path / "fits", onnx=onnx, **rtx), rebuild=True) as runtime:

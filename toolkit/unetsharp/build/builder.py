@@ -160,8 +160,9 @@ def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
 
 def _serve_contexts(trt: Any, config: Any) -> None:
     """Let several execution contexts share the engine's one profile, and let each be captured in a CUDA graph."""
-    if "PROFILE_SHARING_0806" in trt.PreviewFeature.__members__:
-        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    sharing = trt.PreviewFeature.__members__.get("PROFILE_SHARING_0806")
+    if sharing is not None and not config.get_preview_feature(sharing):  # TensorRT 10 knows it, and has it on for good
+        config.set_preview_feature(sharing, True)
     if "REQUIRE_USER_ALLOCATION" in trt.BuilderFlag.__members__:
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 

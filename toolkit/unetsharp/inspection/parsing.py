@@ -19,7 +19,7 @@ from unetsharp_engines.errors import MissingCapabilityError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["documented", "parsers_of"]
+__all__ = ["documented", "parse_problems", "parsers_of"]
 
 _NAMES = {
     "FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16", "FLOAT8E4M3FN": "FP8", "FLOAT4E2M1": "FP4",
@@ -115,12 +115,12 @@ def _run_rtx(content: bytes) -> dict[str, Any]:
     except MissingCapabilityError:
         known_by = f"nothing: its parser is not here ({RTX.install} brings it)"
         return {"parser": RTX.name, "problems": None, "known_by": known_by, "source": ""}
-    problems = _parse(loaded, content)
+    problems = parse_problems(loaded, content)
     return {"parser": loaded.label, "problems": problems, "known_by": "its own parser, run here", "source": ""}
 
 
-def _parse(loaded: Loaded, content: bytes) -> list[str]:
-    """The parser's errors with their nodes' names; nothing where it takes ``content``."""
+def parse_problems(loaded: Loaded, content: bytes) -> list[str]:
+    """The errors of the parser of ``loaded`` with their nodes' names; nothing where it takes ``content``."""
     import onnx
 
     network = loaded.trt.Builder(log := _silent(loaded.trt)).create_network(loaded.network_flags())
