@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from unetsharp_engines.cuda.compiling import ARCHITECTURES, cache_folder, compile_kernels
+from unetsharp_engines.cuda.compiling import ARCHITECTURES, cache_folder, compile_kernels, compile_ptx
+from unetsharp_engines.cuda.deep import DEEP_KERNELS, program
 from unetsharp_engines.cuda.kernels import SIGNATURES
 from unetsharp_engines.errors import MissingCapabilityError
 
@@ -27,6 +28,24 @@ def test_compiles_without_a_warning_or_a_spill(arch: str) -> None:
         assert 8 <= facts.registers <= 255, name
         assert facts.shared_bytes <= 48 << 10, name
     assert compiled.kernels["stain_concentrations"].shared_bytes > 2 * 2048 * 4  # its two histograms
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_deep_kernels_compile_without_a_warning_or_a_spill(arch: str) -> None:
+    compiled = compile_kernels(arch, program())
+    assert not compiled.warnings
+    assert set(compiled.kernels) == {kernel.name for kernel in DEEP_KERNELS}
+    assert all(facts.spilled_bytes == facts.stack_bytes == 0 for facts in compiled.kernels.values())
+    assert all(facts.registers <= 128 for facts in compiled.kernels.values())  # four blocks a multiprocessor
+
+
+def test_a_program_of_one_kernel_as_ptx() -> None:
+    kernel = DEEP_KERNELS[0]
+    text = compile_ptx("compute_75", program([kernel])).decode("ascii")
+    assert ".target sm_75" in text
+    assert text.count(".entry") == 1
+    assert f".entry {kernel.name}(" in text
+    assert text.endswith("\n")
 
 
 def test_keeps_what_it_compiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from unetsharp_engines.cuda.compiling import sources
+from unetsharp_engines.cuda.compiling import SURROUNDING, sources
+from unetsharp_engines.cuda.deep import DEEP_KERNELS, DeepKernels
+from unetsharp_engines.cuda.deep import program as deep_program
 from unetsharp_engines.cuda.kernels import SIGNATURES, Kernels
 
 SHIM = Path(__file__).parent / "cuda_on_cpu"
@@ -37,6 +39,11 @@ def emulated_kernels(monkeypatch: pytest.MonkeyPatch, *, multiprocessors: int = 
     monkeypatch.setitem(sys.modules, "pycuda", pycuda)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     return Kernels(SimpleNamespace(get_function=lambda name: _Function(_library(), name, backwards)))
+
+
+def emulated_deep_kernels(*, backwards: bool = False) -> DeepKernels:
+    """`DeepKernels` as `emulated_kernels`."""
+    return DeepKernels(SimpleNamespace(get_function=lambda name: _Function(_library(), name, backwards)))
 
 
 class _Function:
@@ -87,5 +94,5 @@ def _program() -> str:
         'extern "C" void run_{0}(Index grid, Index block, void** arguments) '
         "{{ fibers::launch(fibers::Unpacked<{0}>::call, grid, block, arguments); }}"
     )
-    includes = [f'#include "{name}"' for name in ("cuda.hpp", "stain_apply.cu", "stain_estimate.cu", "finish.cu")]
-    return "\n".join([*includes, *(entry.format(name) for name in SIGNATURES), ""])
+    names = (*SIGNATURES, *(kernel.name for kernel in DEEP_KERNELS))
+    return "\n".join(['#include "cuda.hpp"', SURROUNDING, deep_program(), *map(entry.format, names), ""])

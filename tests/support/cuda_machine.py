@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from support.cuda_emulator import emulated_kernels
+from support.cuda_emulator import emulated_deep_kernels, emulated_kernels
+from unetsharp_engines.cuda.deep import DeepKernels, program
 from unetsharp_engines.cuda.kernels import Kernels
 from unetsharp_engines.errors import MissingCapabilityError
 
@@ -23,6 +24,10 @@ class Machine:
         self.kernels = kernels
         self._held: list[Any] = []
 
+    def deep_kernels(self) -> DeepKernels:
+        """The kernels of the deep convolutions."""
+        return emulated_deep_kernels()
+
     def empty(self, size: int) -> int:
         """Memory of ``size`` bytes, aligned to 16, every one 0xFF so that what is not written shows."""
         memory = np.full(size + 16, 0xFF, np.uint8)
@@ -31,8 +36,8 @@ class Machine:
 
     def holding(self, array: npt.NDArray[Any]) -> int:
         """Memory with the array's bytes."""
-        address = self.empty(array.nbytes)
-        ctypes.memmove(address, np.ascontiguousarray(array).ctypes.data, array.nbytes)
+        address, packed = self.empty(array.nbytes), np.ascontiguousarray(array)
+        ctypes.memmove(address, packed.ctypes.data, array.nbytes)
         return address
 
     def fetch(self, address: int, shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -49,6 +54,12 @@ class GpuMachine(Machine):
         super().__init__(kernels)
         self._cuda = cuda
         self.stream = cuda.Stream(flags=1)
+
+    def deep_kernels(self) -> DeepKernels:
+        from unetsharp_engines.cuda.compiling import compile_kernels
+
+        arch = "sm_{}{}".format(*self._cuda.Context.get_device().compute_capability())
+        return DeepKernels(self._cuda.module_from_buffer(compile_kernels(arch, program()).cubin))
 
     def empty(self, size: int) -> int:
         memory = self._cuda.mem_alloc(size)

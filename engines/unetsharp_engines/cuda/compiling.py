@@ -3,6 +3,7 @@
 Neither a GPU nor nvcc is needed to compile, only the packages that `MissingCapabilityError` names.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -18,13 +19,25 @@ from unetsharp_engines.cuda.constants import constants_header
 from unetsharp_engines.errors import MissingCapabilityError
 from unetsharp_engines.files import replacing
 
-__all__ = ["ARCHITECTURES", "Compiled", "KernelFacts", "cache_folder", "compile_kernels", "sources"]
+__all__ = [
+    "ARCHITECTURES",
+    "SURROUNDING",
+    "Compiled",
+    "KernelFacts",
+    "cache_folder",
+    "compile_kernels",
+    "compile_ptx",
+    "sources",
+]
 
 ARCHITECTURES: tuple[str, ...] = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120")
 """Turing to Blackwell; sm_87 is Jetson Orin. What the kernels are kept compiling for."""
 
 _OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
-_PROGRAM = "\n".join(f'#include "{name}.cu"' for name in ("stain_apply", "stain_estimate", "finish"))
+
+SURROUNDING: str = "\n".join(f'#include "{name}.cu"' for name in ("stain_apply", "stain_estimate", "finish"))
+"""The program of the kernels that surround the network."""
+
 _INSTALL = "pip install 'cuda-bindings[all]'"
 
 
@@ -43,7 +56,7 @@ class KernelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """All kernels, for one architecture."""
+    """A program's kernels, for one architecture."""
 
     architecture: str
     cubin: bytes
@@ -53,22 +66,33 @@ class Compiled:
     """Lines of the compiler's log that warn."""
 
 
-def compile_kernels(arch: str) -> Compiled:
-    """Every kernel for ``arch``, such as ``sm_90``: from the cache, else compiled (seconds) and put there.
+def compile_kernels(arch: str, program: str = SURROUNDING) -> Compiled:
+    """The kernels of ``program`` for ``arch``, such as ``sm_90``: from the cache, else compiled and put there.
 
     MissingCapabilityError where NVRTC is not installed or knows no such architecture.
     """
     nvrtc = _nvrtc()
     options = (f"--gpu-architecture={arch}", *_OPTIONS)
-    known = cache_folder() / f"kernels-{arch}-{_digest(options, nvrtc)}"
+    known = cache_folder() / f"kernels-{arch}-{_digest((program, *options), nvrtc)}"
     cubin, log = known.with_suffix(".cubin"), known.with_suffix(".log")
     if cubin.exists() and log.exists():
         code, said = cubin.read_bytes(), log.read_text("utf-8")
     else:
-        code, said = _compile(nvrtc, arch, options)
+        code, said = _compile(nvrtc, arch, options, program)
         _keep(cubin, code)
         _keep(log, said.encode())
     return Compiled(architecture=arch, cubin=code, kernels=_facts(said), warnings=_warnings(said))
+
+
+@functools.cache
+def compile_ptx(arch: str, program: str) -> bytes:
+    """The kernels of ``program`` as PTX for ``arch``, such as ``compute_90``, without its closing zero; seconds.
+
+    A driver compiles it for any GPU from that one on, if it is of NVRTC's CUDA version or newer. MissingCapabilityError
+    as `compile_kernels`.
+    """
+    options = (f"--gpu-architecture={arch}", *_OPTIONS[:2])
+    return _compile(_nvrtc(), arch, options, program)[0].rstrip(b"\0")
 
 
 def _keep(path: Path, content: bytes) -> None:
@@ -100,26 +124,28 @@ def _nvrtc() -> Any:
     return nvrtc
 
 
-def _digest(options: tuple[str, ...], nvrtc: Any) -> str:
-    everything = json.dumps([options, nvrtc.nvrtcVersion()[1:], sources()])
+def _digest(asked: tuple[str, ...], nvrtc: Any) -> str:
+    everything = json.dumps([asked, nvrtc.nvrtcVersion()[1:], sources()])
     return hashlib.sha256(everything.encode()).hexdigest()[:16]
 
 
-def _compile(nvrtc: Any, arch: str, options: tuple[str, ...]) -> tuple[bytes, str]:
-    """Machine code and log."""
+def _compile(nvrtc: Any, arch: str, options: tuple[str, ...], program: str) -> tuple[bytes, str]:
+    """Machine code, or PTX for a virtual architecture, and log."""
     headers = sources()
     names, texts = ([text.encode() for text in part] for part in (headers.keys(), headers.values()))
-    _, program = nvrtc.nvrtcCreateProgram(_PROGRAM.encode(), b"kernels.cu", len(headers), texts, names)
+    _, created = nvrtc.nvrtcCreateProgram(program.encode(), b"kernels.cu", len(headers), texts, names)
     try:
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
-        said = _fetched(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).rstrip(b"\0").decode()
+        (status,) = nvrtc.nvrtcCompileProgram(created, len(options), [option.encode() for option in options])
+        said = _fetched(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, created).rstrip(b"\0").decode()
         if status == nvrtc.nvrtcResult.NVRTC_ERROR_INVALID_OPTION:
             raise MissingCapabilityError(f"the installed NVRTC does not compile for {arch}; update it: {_INSTALL}")
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise RuntimeError(f"NVRTC: {status.name} for {arch}\n{said}")
-        return _fetched(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), said
+        if arch.startswith("compute_"):
+            return _fetched(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, created), said
+        return _fetched(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, created), said
     finally:
-        nvrtc.nvrtcDestroyProgram(program)
+        nvrtc.nvrtcDestroyProgram(created)
 
 
 def _fetched(size_of: Any, fetch: Any, program: Any) -> bytes:

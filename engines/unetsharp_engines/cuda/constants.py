@@ -12,6 +12,9 @@ from unetsharp_engines.stain.target import DENSITY, TARGET_MAX_CONCENTRATIONS, T
 __all__ = [
     "APPLY_PIXELS",
     "APPLY_THREADS",
+    "DEEP_LANES",
+    "DEEP_ROWS",
+    "DEEP_THREADS",
     "DENSITY_CENTRE",
     "DENSITY_STEP",
     "ESTIMATE_CHUNK",
@@ -60,6 +63,15 @@ PIXEL_BLOCK: tuple[int, int, int] = (32, 4, 1)
 FINISH_ROWS: int = 2
 """Low-resolution pixels, one below the other, that a thread of them finishes: neighbours share what they read."""
 
+DEEP_THREADS: int = 128
+"""Threads in a block of the deep convolutions' kernels."""
+
+DEEP_ROWS: int = 4
+"""Low-resolution rows that one of them walks down; it reads two more, above and below."""
+
+DEEP_LANES: int = 4
+"""Channels of float16 that one of them takes at once where channels lie side by side: 8 bytes."""
+
 
 def constants_header() -> str:
     """The header ``constants.cuh``."""
@@ -73,6 +85,9 @@ def constants_header() -> str:
         "APPLY_PIXELS": APPLY_PIXELS,
         "PIXEL_THREADS": math.prod(PIXEL_BLOCK),
         "FINISH_ROWS": FINISH_ROWS,
+        "DEEP_THREADS": DEEP_THREADS,
+        "DEEP_ROWS": DEEP_ROWS,
+        "DEEP_LANES": DEEP_LANES,
         "LABEL_OF_CHANNEL_0": CLASSES[0].label,
         "LABELS": sum(c.label << (4 * c.channel) for c in CLASSES),
     } | {status.name: value for value, status in enumerate(STATUSES)}

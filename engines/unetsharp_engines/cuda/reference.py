@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES, LABEL_OF_CHANNEL
+from unetsharp_engines.contract import BYTES_TO_UNIT, CLASSES, LABEL_OF_CHANNEL, TAPS
 from unetsharp_engines.rewrites.tail import HeadTail
 from unetsharp_engines.rewrites.tail import finish as logits_of_taps
 from unetsharp_engines.stain import StainEstimate, StainStatus, StainTransform
 from unetsharp_engines.stain import estimate as estimate_pixels
 
-__all__ = ["apply", "confidences", "cropped", "estimate", "labels", "logits", "probabilities"]
+__all__ = ["apply", "confidences", "cropped", "deep", "estimate", "labels", "logits", "probabilities"]
 
 
 def estimate(groups: npt.NDArray[np.uint8], fallback: StainTransform) -> tuple[list[StainTransform], list[StainStatus]]:
@@ -47,6 +47,19 @@ def probabilities(logits_NCHW: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
 def confidences(logits_NCHW: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Of the labels kernels: the greatest probability, 0 to 255 before rounding, [N, H, W]."""
     return np.asarray(255.0 * probabilities(logits_NCHW).max(axis=1))
+
+
+def deep(
+    taps_NCHW: npt.NDArray[Any], scale: npt.NDArray[Any], shift: npt.NDArray[Any], factor: int
+) -> npt.NDArray[np.float64]:
+    """Of `deep.DeepKernels.run`: [N, C, h·factor, w·factor] from tap-major taps [N, 9·C, h, w], scale and shift [C]."""
+    n, channels, h, w = taps_NCHW.shape
+    outputs = channels // TAPS
+    of_each = taps_NCHW.astype(np.float64).reshape(n, TAPS, outputs, h, w).swapaxes(1, 2).reshape(taps_NCHW.shape)
+    x = logits_of_taps(of_each, HeadTail(classes=outputs, factor=factor, channels=channels))
+    with np.errstate(over="ignore"):  # of softplus: log(1 + exp x) is x there
+        mish = x * np.tanh(np.logaddexp(0.0, x))
+    return np.asarray(mish * scale[:, None, None] + shift[:, None, None], dtype=np.float64)
 
 
 def cropped(image_NHW: npt.NDArray[Any], margin: int) -> npt.NDArray[Any]:

@@ -23,3 +23,10 @@ inline void from_float(float x, half_t& y) {
     const int bits = ((exponent + 14) << 10) + steps;  // carries into the exponent where it must
     y.bits = static_cast<unsigned short>(std::min(bits, 31 << 10) | (std::signbit(x) ? 1 << 15 : 0));
 }
+
+template <typename... Words>
+inline void store_words(void* to, Words... words) {
+    const unsigned all[] = {words...};
+    if (reinterpret_cast<uintptr_t>(to) % sizeof(all) != 0) std::abort();  // as the machine would
+    std::memcpy(to, all, sizeof(all));
+}

@@ -36,3 +36,13 @@ __device__ __forceinline__ float to_float(half_t x) {
 __device__ __forceinline__ void from_float(float x, half_t& y) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
 }
+
+// 8 bytes at once, which the compiler does not always make of two words; `to` is aligned to them.
+__device__ __forceinline__ void store_words(void* to, unsigned a, unsigned b) {
+    asm volatile("st.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(a), "r"(b) : "memory");
+}
+
+// 16 bytes at once.
+__device__ __forceinline__ void store_words(void* to, unsigned a, unsigned b, unsigned c, unsigned d) {
+    asm volatile("st.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
