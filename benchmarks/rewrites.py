@@ -30,7 +30,17 @@ from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.files import replacing
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
-from unetsharp_engines.rewrites import DEFAULT, PASSES, PORTABLE, TAIL_KEY, HeadTail, RewriteReport, finish, rewrite
+from unetsharp_engines.rewrites import (
+    DEFAULT,
+    NEEDING_PLUGIN,
+    PASSES,
+    PORTABLE,
+    TAIL_KEY,
+    HeadTail,
+    RewriteReport,
+    finish,
+    rewrite,
+)
 
 EDGE = Path(__file__).parents[1] / "toolkit" / "unetsharp" / "assets" / "edge.safetensors"
 SOURCES = ("engines/unetsharp_engines/rewrites", "trainer/unetsharp_trainer/network", "benchmarks/rewrites.py")
@@ -40,7 +50,7 @@ Runner = Callable[[np.ndarray], np.ndarray]
 FAST = DEFAULT["onnxruntime"]
 SETS: dict[str, tuple[str, ...]] = {
     "plain again": (),
-    **{name: (name,) for name in PASSES},
+    **{name: (name,) for name in PASSES if name not in NEEDING_PLUGIN},
     "portable set": PORTABLE,
     "onnxruntime's set": FAST,
     "onnxruntime's set and merge-gates": (*FAST, "merge-gates"),

@@ -28,7 +28,7 @@ from unetsharp.inspection.layers import by_kind
 from unetsharp.inspection.rtx_program import kernels_of
 from unetsharp_engines.files import replacing
 from unetsharp_engines.quantization import place, quantize
-from unetsharp_engines.rewrites import DEFAULT, PASSES, PORTABLE, TAIL_LESS, TYPED, rewrite
+from unetsharp_engines.rewrites import DEFAULT, NEEDING_PLUGIN, PASSES, PORTABLE, TAIL_LESS, TYPED, rewrite
 from unetsharp_engines.rewrites.graph import Graph
 from unetsharp_trainer.network import UNetSharp
 
@@ -40,7 +40,7 @@ BEST = DEFAULT["tensorrt-rtx"]
 BEST_TAIL_LESS = tuple("tailless-head-56" if name == "head-low-resolution" else name for name in BEST)
 SETS: dict[str, tuple[str, ...]] = {
     "plain": (),
-    **{name: (name,) for name in PASSES if name not in {"mish-by-exp", "taps-as-computed"}},
+    **{name: (name,) for name in PASSES if name not in {"mish-by-exp", "taps-as-computed", *NEEDING_PLUGIN}},
     "portable set": PORTABLE,
     "tail-less set": TAIL_LESS,
     "mish-by-exp": (),

@@ -14,6 +14,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from unetsharp_engines.contract import INPUT_NAME, OUTPUT_NAME
+from unetsharp_engines.cuda import reference
+from unetsharp_engines.rewrites.plugin_node import DOMAIN
 from unetsharp_trainer import UNetSharp
 
 
@@ -76,7 +78,9 @@ def evaluated(model: onnx.ModelProto, image: npt.NDArray[Any]) -> npt.NDArray[An
     Convolution and resizing are PyTorch's: onnx's own are loops in Python, and ONNX Runtime has none in float64.
     """
     with np.errstate(over="ignore"):  # exp of a large number is infinite, as it should be
-        (output,) = ReferenceEvaluator(model, new_ops=[Conv, Resize, MaxPool]).run(None, {INPUT_NAME: image})
+        (output,) = ReferenceEvaluator(model, new_ops=[Conv, Resize, MaxPool, UpsampleShiftAddMish]).run(
+            None, {INPUT_NAME: image}
+        )
     return output
 
 
@@ -121,3 +125,10 @@ class MaxPool(OpRun):
         top, left, bottom, right = pads or (0, 0, 0, 0)
         padded = F.pad(torch.tensor(x), (left, right, top, bottom), value=-torch.inf)
         return (F.max_pool2d(padded, kernel_shape, strides or 1, 0, ceil_mode=bool(ceil_mode)).numpy(),)
+
+
+class UpsampleShiftAddMish(OpRun):
+    op_domain = DOMAIN
+
+    def _run(self, taps, scale, shift, factor=None, **_):
+        return (reference.deep(taps, scale, shift, factor).astype(taps.dtype),)

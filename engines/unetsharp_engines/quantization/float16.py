@@ -8,6 +8,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.quantization.calibration import session, with_outputs
+from unetsharp_engines.rewrites import plugin_node
 from unetsharp_engines.rewrites.graph import Graph, attributes, name_of
 
 __all__ = ["FLOAT16_MAX", "FLOAT16_NORMAL", "FLOAT32_INPUTS", "Float16Scan", "Range", "blocks"]
@@ -23,8 +24,8 @@ _MOVING = {
 }  # fmt: skip
 """Operations that compute nothing: what they give is as exact as what they are given."""
 
-FLOAT32_INPUTS = {"Resize": (1, 2)}
-"""Inputs that ONNX wants in float32, whatever the tensor's type: region and scales."""
+FLOAT32_INPUTS = {"Resize": (1, 2), plugin_node.OP_TYPE: plugin_node.FLOAT32_INPUTS}
+"""Inputs that are wanted in float32, whatever the tensor's type: region and scales by ONNX, scale and shift by ours."""
 
 _SUMS = ("largest", "small", "noise", "signal")
 

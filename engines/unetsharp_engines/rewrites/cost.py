@@ -8,6 +8,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.rewrites.graph import Graph, Shape, attributes
+from unetsharp_engines.rewrites.plugin_node import factor_of, is_plugin
 
 __all__ = ["Cost", "node_costs", "total_cost"]
 
@@ -20,7 +21,7 @@ class Cost:
     """A cost per image."""
 
     macs: int = 0
-    """Multiply-accumulates of Conv and MatMul; what is elementwise counts none, as is usual."""
+    """Multiply-accumulates of Conv, MatMul and the plugin's sums; what is elementwise counts none, as is usual."""
     bytes: int = 0
     """Bytes that the nodes read and write, weights included, if each runs alone. Runtimes fuse, so they move less."""
 
@@ -60,6 +61,10 @@ def _macs(node: NodeProto, types: _Types) -> int:
         return _elements(node.output[0], types) * per_output * math.prod(kernel)
     if node.op_type == "MatMul":
         return _elements(node.output[0], types) * _shape(node.input[0], types)[-1]
+    if is_plugin(
+        node
+    ):  # along rows each shift mixes two columns, for three row shifts; down columns each mixes two rows
+        return _elements(node.output[0], types) * (18 + 6 * factor_of(node)) // factor_of(node)
     if node.op_type == "Gemm":
         inner = _shape(node.input[0], types)[0 if attributes(node).get("transA", 0) else 1]
         return _elements(node.output[0], types) * inner

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
+from unetsharp_engines.rewrites.plugin_node import is_plugin, stand_in
+
 __all__ = ["Array", "Graph", "Shape", "attributes", "name_of"]
 
 Array = npt.NDArray[Any]
@@ -62,6 +64,11 @@ class Graph:
         """Append a node named after its one ``output``, which is returned."""
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))
         return output
+
+    def import_domain(self, domain: str) -> None:
+        """Let the model hold nodes of ``domain``, version 1."""
+        if domain not in {used.domain for used in self._frame.opset_import}:
+            self._frame.opset_import.append(helper.make_opsetid(domain, 1))
 
     def remove(self, node: NodeProto) -> None:
         """Take ``node`` out; whoever reads its outputs must be served otherwise."""
@@ -120,7 +127,11 @@ class Graph:
     def _skeleton(self, batch: int | None) -> ModelProto:
         """The graph with large weights as inputs: shape inference copies the model, and weights may be 200 MB."""
         model = _copied_model(self._frame)
-        model.graph.node.extend(self.nodes)
+        for node in self.nodes:
+            if is_plugin(node):
+                node, weight = stand_in(node, len(self.constants[node.input[1]]))
+                model.graph.input.append(weight)
+            model.graph.node.append(node)
         for name, array in self.constants.items():
             if array.size <= _SMALL:
                 model.graph.initializer.append(numpy_helper.from_array(array, name))

@@ -1,17 +1,15 @@
 """R2: a 3×3 convolution of an upsampled map, done at low resolution. The proof is in `taps`."""
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto
 
 from unetsharp_engines.contract import TAPS, TAPS_NAME
-from unetsharp_engines.rewrites.convolution import Convolution
-from unetsharp_engines.rewrites.graph import Array, Graph, Shape, attributes, name_of
+from unetsharp_engines.rewrites.graph import Array, Graph, attributes, name_of
 from unetsharp_engines.rewrites.outcome import Outcome
 from unetsharp_engines.rewrites.tail import TAIL_KEY, HeadTail
 from unetsharp_engines.rewrites.taps import pointwise_taps, tap_matrices
+from unetsharp_engines.rewrites.upsampled import UpsampledConvolution, upsampled_convolutions
 
 __all__ = [
     "deep_at_low_resolution",
@@ -25,26 +23,6 @@ _MULTIPLE = 8
 """Channels of float16 that tensor cores take at once."""
 
 _NO_HEAD = "the graph does not end in a 3×3 convolution of a bilinearly upsampled map of fixed height and width"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Site:
-    """A Resize and the 3×3 convolution behind it."""
-
-    conv: Convolution
-    source: str
-    """The value that is upsampled."""
-    low: tuple[int, int]
-    """Its height and width."""
-    factors: tuple[int, int]
-
-    @property
-    def high(self) -> tuple[int, int]:
-        return self.low[0] * self.factors[0], self.low[1] * self.factors[1]
-
-    @property
-    def name(self) -> str:
-        return name_of(self.conv.node)
 
 
 def head_at_low_resolution(graph: Graph) -> Outcome:
@@ -76,7 +54,7 @@ def deep_at_low_resolution(graph: Graph) -> Outcome:
     Exact: see `taps`. With stock operators alone: the 320-channel maps are never upsampled, and the nine taps per
     output channel are put together by matrix products with ``tap_matrices``.
     """
-    inner = [site for site in _sites(graph) if site.conv.node.output[0] not in graph.outputs]
+    inner = [site for site in upsampled_convolutions(graph) if site.conv.node.output[0] not in graph.outputs]
     paying = [site for site in inner if _macs_after(site) < _macs_before(site)]
     for site in paying:
         _finish_in_graph(graph, site, _taps(graph, site))
@@ -122,64 +100,21 @@ def taps_as_computed(graph: Graph) -> Outcome:
     return Outcome(sites=(name_of(cast),))
 
 
-def _heads(graph: Graph) -> list[_Site]:
-    return [site for site in _sites(graph) if site.conv.node.output[0] in graph.outputs]
+def _heads(graph: Graph) -> list[UpsampledConvolution]:
+    return [site for site in upsampled_convolutions(graph) if site.conv.node.output[0] in graph.outputs]
 
 
-def _sites(graph: Graph) -> list[_Site]:
-    shapes = graph.shapes()
-    found = (_site(graph, node, shapes) for node in graph.nodes)
-    return [site for site in found if site is not None]
-
-
-def _site(graph: Graph, node: NodeProto, shapes: dict[str, Shape]) -> _Site | None:
-    conv = Convolution.read(graph, node)
-    if conv is None or (conv.kernel, conv.pads, conv.strides, conv.group) != ((3, 3), (1, 1, 1, 1), (1, 1), 1):
-        return None
-    resize = graph.producer(node.input[0])
-    if conv.dilations != (1, 1) or resize is None or not _is_bilinear(resize):
-        return None
-    source = resize.input[0]
-    factors = _factors(shapes.get(source, ()), shapes.get(node.input[0], ()))
-    if factors is None:
-        return None
-    height, width = shapes[source][2:]
-    assert height is not None
-    assert width is not None
-    return _Site(conv=conv, source=source, low=(height, width), factors=factors)
-
-
-def _is_bilinear(node: NodeProto) -> bool:
-    """Whether it is the interpolation that `tap_matrices` writes down."""
-    given = attributes(node)
-    return (
-        node.op_type == "Resize"
-        and given.get("mode") == "linear"
-        and given.get("coordinate_transformation_mode", "half_pixel") in {"half_pixel", "pytorch_half_pixel"}
-        and not given.get("antialias", 0)
-        and "axes" not in given
-    )
-
-
-def _factors(low: Shape, high: Shape) -> tuple[int, int] | None:
-    """Whole upsampling factors of height and width; None where they are not whole, or the sides not fixed."""
-    if len(low) != 4 or len(high) != 4 or None in (*low[2:], *high[2:]):
-        return None
-    pairs = [(a, b) for a, b in zip(low[2:], high[2:], strict=True) if a and b and b % a == 0]
-    return (pairs[0][1] // pairs[0][0], pairs[1][1] // pairs[1][0]) if len(pairs) == 2 else None
-
-
-def _macs_before(site: _Site) -> int:
+def _macs_before(site: UpsampledConvolution) -> int:
     return site.conv.weight.size * site.high[0] * site.high[1]
 
 
-def _macs_after(site: _Site) -> int:
+def _macs_after(site: UpsampledConvolution) -> int:
     (h, w), (height, width) = site.low, site.high
     outputs = len(site.conv.weight)
     return site.conv.weight.size * h * w + outputs * (3 * height * 3 * h * w + height * 3 * w * width)
 
 
-def _taps(graph: Graph, site: _Site, output: str = "", channels: int = 0) -> str:
+def _taps(graph: Graph, site: UpsampledConvolution, output: str = "", channels: int = 0) -> str:
     """Add the 1×1 convolution; returns its output [N, 9 · outputs (or ``channels``), h, w]."""
     weight, bias = pointwise_taps(site.conv.weight, site.conv.bias)
     missing = max(channels - len(bias), 0)
@@ -191,7 +126,7 @@ def _taps(graph: Graph, site: _Site, output: str = "", channels: int = 0) -> str
     return graph.add("Conv", [site.source, *names], output or f"{site.name}/taps", kernel_shape=[1, 1])
 
 
-def _finish_by_resize(graph: Graph, site: _Site) -> None:
+def _finish_by_resize(graph: Graph, site: UpsampledConvolution) -> None:
     """Upsample the taps, padded with zero channels to a multiple of eight, and shift and add them by a convolution."""
     outputs = len(site.conv.weight)
     channels = -(-TAPS * outputs // _MULTIPLE) * _MULTIPLE
@@ -217,7 +152,7 @@ def _one_per_tap(outputs: int, channels: int) -> Array:
     return kernel
 
 
-def _finish_in_graph(graph: Graph, site: _Site, taps: str) -> None:
+def _finish_in_graph(graph: Graph, site: UpsampledConvolution, taps: str) -> None:
     """Put the taps together by matrix products, as `tail.finish` does; the result has the convolution's name."""
     (h, w), (height, width), outputs = site.low, site.high, len(site.conv.weight)
     kind = graph.constants[site.conv.node.input[1]].dtype

@@ -6,7 +6,7 @@ from onnx import NodeProto, TensorProto, helper
 from unetsharp_engines.rewrites.graph import Array, Graph, name_of
 from unetsharp_engines.rewrites.outcome import Outcome
 
-__all__ = ["spell_mish_by_exp"]
+__all__ = ["spell_mish_by_exp", "under_mish"]
 
 _CAPS: dict[int, float] = {TensorProto.FLOAT16: 5.0, TensorProto.FLOAT: 20.0, TensorProto.DOUBLE: 20.0}
 """From here on e(e + 2) / (e(e + 2) + 2) is one: 1 - 9e-18 in float32 and float64; in float16, where from 5 on it is
@@ -28,6 +28,47 @@ def spell_mish_by_exp(graph: Graph) -> Outcome:
     for node in fine:
         (_spell_mish if node.op_type == "Mish" else _spell_tanh_softplus)(graph, node, kinds[node.input[0]][0])
     return Outcome(sites=tuple(name_of(node) for node in fine), note=_note(len(found), len(fine)))
+
+
+def under_mish(graph: Graph, value: str) -> str | None:
+    """The x of which ``value`` is the Mish, however it is spelt; None if it is none."""
+    if mish := _inputs(graph, value, "Mish"):
+        return mish[0]
+    factors = _inputs(graph, value, "Mul")
+    pairs = [*zip(factors, factors[::-1], strict=True)]
+    return next((x for x, other in pairs if _is_tanh_softplus(graph, other, x) or _is_by_exp(graph, other, x)), None)
+
+
+def _is_tanh_softplus(graph: Graph, value: str, x: str) -> bool:
+    return any(x in _inputs(graph, softplus, "Softplus") for softplus in _inputs(graph, value, "Tanh"))
+
+
+def _is_by_exp(graph: Graph, value: str, x: str) -> bool:
+    """Whether it is what `_quotient` makes of ``x``."""
+    numerator, denominator = _inputs(graph, value, "Div") or ("", "")
+    e, e_and_two = _inputs(graph, numerator, "Mul") or ("", "")
+    (capped,) = _inputs(graph, e, "Exp") or ("",)
+    of, cap = _inputs(graph, capped, "Min") or ("", "")
+    return (
+        of == x
+        and any(_is(graph, cap, c) for c in _CAPS.values())
+        and (_is_two_more(graph, e_and_two, e) and _is_two_more(graph, denominator, numerator))
+    )
+
+
+def _is_two_more(graph: Graph, value: str, than: str) -> bool:
+    term, two = _inputs(graph, value, "Add") or ("", "")
+    return term == than and _is(graph, two, 2.0)
+
+
+def _is(graph: Graph, name: str, number: float) -> bool:
+    return name in graph.constants and graph.constants[name].shape == () and graph.constants[name] == number
+
+
+def _inputs(graph: Graph, value: str, op_type: str) -> list[str]:
+    """Of the node that makes ``value``, if that is an ``op_type``."""
+    node = graph.producer(value)
+    return list(node.input) if node is not None and node.op_type == op_type else []
 
 
 def _note(found: int, fine: int) -> str:

@@ -18,11 +18,12 @@ from unetsharp_engines.rewrites.low_resolution import (
     taps_as_computed,
 )
 from unetsharp_engines.rewrites.mish import spell_mish_by_exp
+from unetsharp_engines.rewrites.one_kernel import deep_in_one_kernel
 from unetsharp_engines.rewrites.outcome import Outcome
 from unetsharp_engines.rewrites.pools import chain_pools
 from unetsharp_engines.rewrites.shifts import carry_shifts
 
-__all__ = ["DEFAULT", "PASSES", "PORTABLE", "TAIL_LESS", "TYPED"]
+__all__ = ["DEFAULT", "NEEDING_PLUGIN", "PASSES", "PORTABLE", "TAIL_LESS", "TYPED"]
 
 PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
     {
@@ -34,6 +35,7 @@ PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
         "tailless-head": tailless_head,
         "tailless-head-56": partial(tailless_head, multiple=8),
         "deep-low-resolution": deep_at_low_resolution,
+        "deep-one-kernel": deep_in_one_kernel,
         "fold-batchnorm-forward": fold_into_consumers,
         "carry-shifts": carry_shifts,
         "chain-pools": chain_pools,
@@ -46,6 +48,9 @@ PASSES: Mapping[str, Callable[[Graph], Outcome]] = MappingProxyType(
     }
 )
 """All passes; the order in which a set of them is best run."""
+
+NEEDING_PLUGIN: frozenset[str] = frozenset({"deep-one-kernel"})
+"""Passes whose result only a TensorRT that takes plugins runs, from 10.9 on; in no default set, since not measured."""
 
 PORTABLE: tuple[str, ...] = (
     "fold-batchnorm-back",
