@@ -13,8 +13,8 @@ from unetsharp.build.flavours import RTX, load
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.export.precision import to_fp16
 from unetsharp.export.tracing import trace
-from unetsharp.inspection.layers import by_kind
-from unetsharp.inspection.rtx_program import Kernel, kernels_of
+from unetsharp.inspection.layers import Layer, by_kind
+from unetsharp.inspection.rtx_program import kernels_of
 from unetsharp_engines.quantization import place, quantize
 from unetsharp_engines.rewrites import DEFAULT, TYPED, rewrite
 from unetsharp_engines.rewrites.graph import Graph
@@ -38,7 +38,7 @@ def rewritten(plain: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def fp16_kernels(rewritten: onnx.ModelProto) -> tuple[Kernel, ...]:
+def fp16_kernels(rewritten: onnx.ModelProto) -> tuple[Layer, ...]:
     return built(finished(to_fp16(rewritten)), "fp16", "sm86", "sm89", "sm120")
 
 
@@ -46,7 +46,7 @@ def finished(typed: onnx.ModelProto) -> onnx.ModelProto:
     return rewrite(typed, TYPED["tensorrt-rtx"])[0]
 
 
-def built(model: onnx.ModelProto, precision: str, *targets: str) -> tuple[Kernel, ...]:
+def built(model: onnx.ModelProto, precision: str, *targets: str) -> tuple[Layer, ...]:
     """Kernels of one engine for all ``targets``, which must not take long to build: processor time counts, since
     other tests share the cores."""
     least, best, most = ((n, 3, 256, 256) for n in (1, 8, 16))
@@ -63,15 +63,15 @@ def built(model: onnx.ModelProto, precision: str, *targets: str) -> tuple[Kernel
     return kernels_of(engine)
 
 
-def moved(kernels: Sequence[Kernel]) -> int:
+def moved(kernels: Sequence[Layer]) -> int:
     return sum(kernel.read + kernel.written for kernel in kernels)
 
 
-def layers(kernels: Sequence[Kernel]) -> list[dict[str, Any]]:
+def layers(kernels: Sequence[Layer]) -> list[dict[str, Any]]:
     return [vars(kernel) for kernel in kernels]
 
 
-def test_rewrites_save_bytes_in_the_engine(plain: onnx.ModelProto, fp16_kernels: tuple[Kernel, ...]) -> None:
+def test_rewrites_save_bytes_in_the_engine(plain: onnx.ModelProto, fp16_kernels: tuple[Layer, ...]) -> None:
     before, after = built(to_fp16(plain), "fp16", "sm86"), fp16_kernels
     assert moved(after) < 0.8 * moved(before)
     assert not [kernel.name for kernel in after if kernel.kind == "Mish"], "Mish is part of its convolution"
@@ -83,7 +83,7 @@ def test_rewrites_save_bytes_in_the_engine(plain: onnx.ModelProto, fp16_kernels:
     assert len(convolutions) > 100
 
 
-def test_weights_are_read_once_in_half_precision(fp16_kernels: tuple[Kernel, ...]) -> None:
+def test_weights_are_read_once_in_half_precision(fp16_kernels: tuple[Layer, ...]) -> None:
     parameters = sum(p.numel() for p in UNetSharp().parameters())
     assert sum(kernel.weights for kernel in fp16_kernels) == pytest.approx(2 * parameters, rel=0.06)
 

@@ -103,12 +103,12 @@ def test_ctrl_c_in_the_middle_of_a_replacement_leaves_the_old_bundle(
 
 def test_engines_are_added_and_replaced(bundle: Bundle) -> None:
     for_orin = own(engine_entry(b"ftrt Orin", "orin.plan", runtime="tensorrt", targets=("sm87",)))
-    both = with_engine(bundle, for_orin, b"ftrt Orin", precision="fp16")
+    both = with_engine(bundle, for_orin, {"orin.plan": b"ftrt Orin"}, precision="fp16")
     assert [engine.targets for engine in both.manifest.engines] == [("sm86", "sm89"), ("sm87",)]
     assert names_in(bundle.root) == ["engine.plan", "manifest.json", "model.onnx", "orin.plan"]
 
     newer = own(engine_entry(b"vtrt newer", targets=("sm89", "sm86")))
-    replaced = with_engine(both, newer, b"vtrt newer", precision="fp16")
+    replaced = with_engine(both, newer, {"engine.plan": b"vtrt newer"}, precision="fp16")
     assert [engine.file.size for engine in replaced.manifest.engines] == [len(b"ftrt Orin"), len(b"vtrt newer")]
     assert [replaced.read_engine(engine) for engine in replaced.manifest.engines] == [b"ftrt Orin", b"vtrt newer"]
     assert replaced.read_onnx() == ONNX
@@ -116,13 +116,14 @@ def test_engines_are_added_and_replaced(bundle: Bundle) -> None:
 
 def test_an_engine_of_the_same_name_is_replaced_whatever_it_is_for(bundle: Bundle) -> None:
     new = own(engine_entry(b"vtrt new", targets=("sm120",)))
-    (only,) = with_engine(bundle, new, b"vtrt new", precision="fp16").manifest.engines
+    (only,) = with_engine(bundle, new, {"engine.plan": b"vtrt new"}, precision="fp16").manifest.engines
     assert only == new
 
 
 def test_an_onnx_is_never_replaced_by_an_engine(bundle: Bundle) -> None:
     with pytest.raises(InputError, match=r"its ONNX is called model\.onnx"):
-        with_engine(bundle, engine_entry(b"vtrt", "model.onnx", targets=("sm120",)), b"vtrt", precision="fp16")
+        entry = engine_entry(b"vtrt", "model.onnx", targets=("sm120",))
+        with_engine(bundle, entry, {"model.onnx": b"vtrt"}, precision="fp16")
     assert open_bundle(bundle.root).read_onnx() == ONNX
 
 
@@ -130,7 +131,8 @@ def test_nothing_is_added_to_a_damaged_bundle(tmp_path: Path) -> None:
     bundle = written(tmp_path / "bundle")
     (bundle.root / "engine.plan").write_bytes(ENGINE[:-1] + b"?")
     with pytest.raises(InputError, match=r"engine\.plan: its SHA-256 begins"):
-        with_engine(bundle, engine_entry(b"ftrt", "new.plan", targets=("sm87",)), b"ftrt", precision="fp16")
+        entry = engine_entry(b"ftrt", "new.plan", targets=("sm87",))
+        with_engine(bundle, entry, {"new.plan": b"ftrt"}, precision="fp16")
     assert names_in(bundle.root) == ["engine.plan", "manifest.json", "model.onnx"]
 
 

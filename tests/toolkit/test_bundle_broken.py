@@ -124,6 +124,10 @@ def engine_twice_in_two_files(root: Path) -> None:
     (root / "manifest.json").write_text(json.dumps(fields))
 
 
+def listed(path: str) -> dict[str, Any]:
+    return {"path": path, "sha256": "0" * 64, "size": 1}
+
+
 ENGINE_PATH = ("engines", 0, "file", "path")
 
 BROKEN: dict[str, tuple[Change, str]] = {
@@ -171,12 +175,18 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a terminal command in a text": (edit("info", "name", to="\x1b[2Jevil"), "no printable text"),
     "half a character": (edit("info", "name", to="\ud800"), "no printable text"),
     "text turned around": (edit("info", "name", to="‮lanalp.enigne"), "no printable text"),
+    # what TensorRT said of an engine's layers
+    "layers a text": (edit("engines", 0, "inspected", to="l.json"), "an engine's inspected layers is no object"),
+    "layers without a hash": (edit("engines", 0, "inspected", to={"path": "l.json", "size": 1}), "lacks 'sha256'"),
+    "layers missing": (edit("engines", 0, "inspected", to=listed("l.json")), "l.json: missing from the bundle"),
+    "layers outside": (edit("engines", 0, "inspected", to=listed("../l.json")), "leaves the bundle"),
+    "layers in the engine": (edit("engines", 0, "inspected", to=listed("engine.plan")), "a file is listed twice"),
     # schema and contract
-    "schema of the future": (edit("schema", to=3), "schema 3, this version of unetsharp reads 2"),
-    "schema of the past": (edit("schema", to=1), "schema 1, this version of unetsharp reads 2"),
+    "schema of the future": (edit("schema", to=4), "schema 4, this version of unetsharp reads 2 and 3"),
+    "schema of the past": (edit("schema", to=1), "schema 1, this version of unetsharp reads 2 and 3"),
     "schema missing": (drop("schema"), "lacks 'schema'"),
     "schema a text": (edit("schema", to="2"), "schema '2'"),
-    "schema a decimal": (edit("schema", to=2.0), "schema 2.0"),
+    "schema a decimal": (edit("schema", to=3.0), "schema 3.0"),
     "schema true": (edit("schema", to=True), "schema True"),
     "schema a long text": (edit("schema", to="2" * 100_000), "schema '2222"),
     "other input scaling": (

@@ -63,7 +63,7 @@ def test_adding_an_engine_of_ones_own_does_not_make_the_others_ones_own(
     written(tmp_path / "bundle")
     become_another(monkeypatch, tmp_path)
     mine = own(engine_entry(b"vtrt mine", "mine.plan", targets=("sm75",)))
-    bundle = with_engine(open_bundle(tmp_path / "bundle"), mine, b"vtrt mine", precision="fp16")
+    bundle = with_engine(open_bundle(tmp_path / "bundle"), mine, {"mine.plan": b"vtrt mine"}, precision="fp16")
     assert [bundle.is_trusted(engine) for engine in bundle.manifest.engines] == [False, True]
 
 
@@ -81,6 +81,7 @@ CHANGES: dict[str, Any] = {
     "version_compatible": True,
     "ampere_plus": True,
     "layers": {"head": "fp32"},
+    "inspected": engine_entry(b"vtrt evil").file,
     "signature": "0" * 64,
 }
 

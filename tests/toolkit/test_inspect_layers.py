@@ -17,8 +17,8 @@ from unetsharp.cli.app import app
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.export.precision import to_fp16
 from unetsharp.inspection import look_at
-from unetsharp.inspection.layers import by_kind, picture
-from unetsharp.inspection.rtx_program import Kernel, kernels_of
+from unetsharp.inspection.layers import Layer, by_kind, picture
+from unetsharp.inspection.rtx_program import kernels_of
 
 QUIET = Output(verbosity=Verbosity.QUIET)
 SIDE = 64
@@ -54,7 +54,7 @@ def test_inspect_shows_and_draws_them(engine: bytes, tmp_path: Path) -> None:
     file.write_bytes(engine)
     done = CliRunner().invoke(app, ["inspect", str(file), "--picture", str(drawing)])
     assert done.exit_code == 0, done.output
-    assert re.search(r"Mish \+ BatchNorm \+ resize +1 +0\.0", done.stdout)
+    assert re.search(r"Mish \+ BatchNorm \+ resize +fp16 +1 +0\.0", done.stdout)
     texts = [e.text or "" for e in ET.parse(drawing).iter() if e.tag.endswith("text")]
     assert any("stem, fp16" in text for text in texts)
     assert len(look_at(file)["layers"]) == len(kernels_of(engine))
@@ -127,7 +127,7 @@ def test_sides_computed_in_unknown_ways_are_not_told(kind: str) -> None:
 
 def test_sums_by_kind_are_ordered() -> None:
     kernels = [
-        vars(Kernel(name="k", kind=kind, nodes=(), precision="fp16", shape=(1,), read=read, written=1, weights=0))
+        vars(Layer(name="k", kind=kind, nodes=(), precision="fp16", shape=(1,), read=read, written=1, weights=0))
         for kind, read in (("mul", 1), ("convolution", 9), ("mul", 2))
     ]
     assert list(by_kind(kernels).items()) == [("convolution", (1, 10)), ("mul", (2, 5))]

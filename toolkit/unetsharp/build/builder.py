@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.files import replacing
 
-__all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine", "parser_error"]
+__all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine", "parser_error", "recording_log"]
 
 LEVELS = range(6)
 """Builder optimization levels that TensorRT knows."""
@@ -85,7 +86,7 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
     node's name or TensorRT's own reason, where the network cannot be parsed or built, or not within its time limit;
     MissingCapabilityError where TensorRT itself does not start.
     """
-    log = _logger(loaded.trt, output)
+    log = recording_log(loaded.trt, output.detail)
     builder = _builder(loaded, log)
     network = builder.create_network(loaded.network_flags())
     _parse(loaded, plan, network, log)
@@ -231,8 +232,8 @@ def _keep_timings(plan: Plan, config: Any, log: Any, output: Output) -> None:
     output.say(f"Timing cache: {known} kernels timed before, {max(kept - known, 0)} timed now, kept in {path}")
 
 
-def _logger(trt: Any, output: Output) -> Any:
-    """TensorRT's log: warnings and errors are details of ``-v``; the first error is kept for the one line."""
+def recording_log(trt: Any, tell: Callable[[str], None]) -> Any:
+    """TensorRT's log: warnings and errors are told as single lines; the first error is kept for the one line."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base is known at run time only
         """Keeps `last_error`, and in `timings` how many timing cache entries were loaded and serialized."""
@@ -248,7 +249,7 @@ def _logger(trt: Any, output: Output) -> Any:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.last_error = self.last_error or _one_line(msg)
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
-                output.detail(f"{trt.__name__}: {_one_line(msg)}")
+                tell(f"{trt.__name__}: {_one_line(msg)}")
 
     return Logger()
 

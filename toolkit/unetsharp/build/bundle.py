@@ -38,6 +38,13 @@ class Bundle:
         """The ONNX's bytes, once their hash fits. Raises InputError where it does not."""
         return _read_verified(self, self.manifest.onnx)
 
+    def read_inspected(self, engine: EngineEntry) -> bytes | None:
+        """What TensorRT said of an engine's layers, JSON, once its hash fits; None where the bundle has none.
+
+        Raises InputError where it does not fit. It is data, and needs no trust.
+        """
+        return None if engine.inspected is None else _read_verified(self, engine.inspected)
+
     def is_trusted(self, engine: EngineEntry) -> bool:
         """Whether `read_engine` gives ``engine``: this user built it, or said ``--trust``."""
         return self.trusts_foreign or is_own(engine, self.manifest.onnx.sha256)
@@ -107,19 +114,20 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     return open_bundle(root)
 
 
-def with_engine(bundle: Bundle, engine: EngineEntry, content: bytes, *, precision: str) -> Bundle:
+def with_engine(bundle: Bundle, engine: EngineEntry, files: Mapping[str, bytes], *, precision: str) -> Bundle:
     """Write ``bundle`` again with one more engine; one for the same GPUs and library, or of its name, is replaced.
 
-    ``precision`` is that of all its engines. Those that stay are neither run nor signed: what was foreign stays
-    foreign. Raises InputError for a bundle with a damaged file, and as `write_bundle` does.
+    ``files`` are the engine's, by path; ``precision`` is that of all the bundle's engines. Those that stay are neither
+    run nor signed: what was foreign stays foreign. Raises InputError for a bundle with a damaged file, and as
+    `write_bundle` does.
     """
-    if engine.file.path == bundle.manifest.onnx.path:  # as no bundle of ours, but one from elsewhere may call it
-        raise InputError(f"{bundle.root}: its ONNX is called {engine.file.path}; {build_again(bundle.root)}")
-    replaced = {engine.slot, engine.file.path}
-    kept = tuple(other for other in bundle.manifest.engines if not {other.slot, other.file.path} & replaced)
-    files = {entry.path: _read_verified(bundle, entry) for entry in (bundle.manifest.onnx, *(e.file for e in kept))}
+    if bundle.manifest.onnx.path in files:  # as no bundle of ours, but one from elsewhere may call it
+        raise InputError(f"{bundle.root}: its ONNX is called {bundle.manifest.onnx.path}; {build_again(bundle.root)}")
+    replaced = {engine.slot, *files}
+    kept = [e for e in bundle.manifest.engines if not {e.slot, *(file.path for file in e.files())} & replaced]
     manifest = dataclasses.replace(bundle.manifest, engines=(*kept, engine), precision=precision)
-    return write_bundle(bundle.root, manifest, {**files, engine.file.path: content})
+    stays = [entry for entry in manifest.files() if entry.path not in files]
+    return write_bundle(bundle.root, manifest, {**{e.path: _read_verified(bundle, e) for e in stays}, **files})
 
 
 def file_entry(path: str, content: bytes) -> FileEntry:

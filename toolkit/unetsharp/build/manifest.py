@@ -19,8 +19,10 @@ from unetsharp_engines.model_info import ModelInfo
 
 __all__ = ["MAX_BYTES", "PRECISIONS", "SCHEMA", "EngineEntry", "FileEntry", "Manifest", "parse_manifest"]
 
-SCHEMA = 2
-"""Version of this layout. A reader takes its own version only: a bundle is built again in seconds to minutes."""
+SCHEMA = 3
+"""Version of this layout, as bundles are written."""
+READS = (2, 3)
+"""Versions that are read; in 2 no engine had its layers ``inspected``. Others are not: a bundle is built again soon."""
 
 MAX_BYTES = 1 << 20
 """A manifest is a few kilobytes; what is larger than this is none."""
@@ -28,7 +30,7 @@ MAX_BYTES = 1 << 20
 PRECISIONS = ("fp32", "fp16", "int8")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_VERSION = re.compile(r"\d+(\.\d+){1,4}([a-z]+\d*)?")
+_VERSION = re.compile(r"\d+(\.\d+){1,4}(\.?[a-z]+\d*)?")  # the module of 10.13 says 10.13.3.9.post1
 _CUDA = re.compile(r"\d+(\.\d+)?")
 _TARGET = re.compile(r"sm\d{2,3}")
 _PLATFORM = re.compile(r"[a-z0-9]+-[a-z0-9_]+")
@@ -87,12 +89,16 @@ class EngineEntry:
     """Whether it runs on every GPU from sm80 on (TensorRT's hardware compatibility level AMPERE_PLUS)."""
     layers: dict[str, str] = field(default_factory=dict)
     """Precision of each layer of what it was built from, by name, where it is mixed; empty where it is not."""
+    inspected: FileEntry | None = None
+    """What TensorRT said of its layers when it was built (`unetsharp.build.inspector`); None where the engine's own
+    file tells them, or nothing does."""
     signature: str = ""
     """Of whom built it: see `unetsharp.build.trust`. Empty where no key could be kept."""
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the fields are what they should be."""
         _require(isinstance(self.file, FileEntry), f"file {self.file!r}")
+        _require(isinstance(self.inspected, FileEntry | None), f"inspected {self.inspected!r}")
         _require(self.runtime in (TENSORRT.runtime, RTX.runtime), f"runtime {self.runtime!r}")
         _require(_is_text(_VERSION, self.version), f"version {self.version!r}")
         _require(self.cuda is None or _is_text(_CUDA, self.cuda), f"cuda {self.cuda!r}")
@@ -106,6 +112,10 @@ class EngineEntry:
         _check_layers(self.layers)
         _check_targets(self.targets)
         _check_profile(self.profile)
+
+    def files(self) -> tuple[FileEntry, ...]:
+        """Its file, and what was said of it."""
+        return (self.file,) if self.inspected is None else (self.file, self.inspected)
 
     @property
     def slot(self) -> tuple[str, str, str, frozenset[str]]:
@@ -150,7 +160,7 @@ class Manifest:
 
     def files(self) -> tuple[FileEntry, ...]:
         """Every file of the bundle but the manifest."""
-        return (self.onnx, *(engine.file for engine in self.engines))
+        return (self.onnx, *(file for engine in self.engines for file in engine.files()))
 
     def to_dict(self) -> dict[str, Any]:
         """What ``manifest.json`` says, ready for JSON."""
@@ -160,12 +170,12 @@ class Manifest:
 def parse_manifest(content: bytes, source: str) -> Manifest:
     """Read and check a manifest; ``source`` names it.
 
-    Raises InputError, in one line, for anything but a whole one of `SCHEMA`.
+    Raises InputError, in one line, for anything but a whole one of a schema in `READS`.
     """
     try:
         fields = parse_object(content)
-        if type(seen := fields.pop("schema")) is not int or seen != SCHEMA:
-            reads = f"this version of unetsharp reads {SCHEMA}; use the version that wrote it"
+        if type(seen := fields.pop("schema")) is not int or seen not in READS:
+            reads = f"this version of unetsharp reads {' and '.join(map(str, READS))}; use the version that wrote it"
             raise InputError(f"{source}: schema {seen!r:.40}, {reads}, or {_AGAIN}")
         return _manifest(fields, source)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -184,9 +194,12 @@ def _manifest(fields: dict[str, Any], source: str) -> Manifest:
     return Manifest(info=info, onnx=onnx, engines=tuple(map(_engine, fields.pop("engines"))), **fields)
 
 
-def _engine(value: object) -> EngineEntry:
-    fields = _fields_of(EngineEntry, value, "an engine")
+def _engine(value: Any) -> EngineEntry:
+    _require(isinstance(value, dict), "an engine is no object")
+    fields = _fields_of(EngineEntry, {"inspected": None, **value}, "an engine")
     file = FileEntry(**_fields_of(FileEntry, fields.pop("file"), "an engine's file"))
+    if fields["inspected"] is not None:
+        fields["inspected"] = FileEntry(**_fields_of(FileEntry, fields["inspected"], "an engine's inspected layers"))
     targets, profile = fields.pop("targets"), fields.pop("profile")
     _require(isinstance(targets, list), f"targets {targets!r} is no list")
     _require(isinstance(profile, dict), "a profile is no object")

@@ -14,6 +14,7 @@ from unetsharp.build.bundle import Bundle, check_replaceable, file_entry, open_b
 from unetsharp.build.choice import Choice, choose
 from unetsharp.build.description import layer_precisions, quantization_facts
 from unetsharp.build.flavours import RTX, TURING, Loaded
+from unetsharp.build.inspector import ask_inspector
 from unetsharp.build.manifest import EngineEntry, Manifest
 from unetsharp.build.source import Source, parse_onnx, read_source
 from unetsharp.build.trust import check_key, signed
@@ -24,6 +25,8 @@ from unetsharp_engines.errors import InputError, MissingCapabilityError
 __all__ = ["BuildOptions", "build_bundle", "typed"]
 
 _ONNX_FILE = "model.onnx"
+_ENGINE, _LAYERS = ".plan", ".layers.json"
+"""How the names of an engine and of what is said of it end."""
 _TOLD = ("level", "workspace")
 """Of `Tuning`, what the manifest keeps under ``options``."""
 
@@ -75,11 +78,11 @@ def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) 
     elif source.precision == "int8":
         _check_placement(source, choice, output)
     if choice.loaded is None:
-        return _write(root, source, options, ())
-    entry, engine = _engine(source, choice.loaded, choice.targets, options, output)
+        return _write(root, source, options, (), {})
+    entry, files = _engine(source, choice.loaded, choice.targets, options, output)
     if options.add:
-        return with_engine(open_bundle(root), entry, engine, precision=_precision(source, options))
-    return _write(root, source, options, ((entry, engine),))
+        return with_engine(open_bundle(root), entry, files, precision=_precision(source, options))
+    return _write(root, source, options, (entry,), files)
 
 
 def _check_options(options: BuildOptions, source: Source, choice: Choice) -> None:
@@ -147,7 +150,8 @@ def _precision(source: Source, options: BuildOptions) -> str:
 
 def _engine(
     source: Source, loaded: Loaded, targets: tuple[str, ...], options: BuildOptions, output: Output
-) -> tuple[EngineEntry, bytes]:
+) -> tuple[EngineEntry, dict[str, bytes]]:
+    """The engine's entry in the manifest, and its files by path."""
     precision = _precision(source, options)
     if TURING in targets and len(targets) > 1:
         output.warn(f"{TURING} (Turing) in one engine with newer GPUs slows those: better a bundle of its own")
@@ -163,8 +167,28 @@ def _engine(
     engine = build_engine(loaded, plan, output)
     seconds = time.perf_counter() - start
     output.say(f"Engine: {precision}, {', '.join(targets)}, {len(engine) / 1e6:.1f} MB, built in {seconds:.1f} s")
-    entry = _entry(loaded, plan, engine, seconds)
-    return signed(entry, hashlib.sha256(source.content).hexdigest(), output), engine
+    entry, files = _described(_entry(loaded, plan, engine, seconds), engine, _layers(loaded, plan, engine, output))
+    return signed(entry, hashlib.sha256(source.content).hexdigest(), output), files
+
+
+def _layers(loaded: Loaded, plan: Plan, engine: bytes, output: Output) -> bytes | None:
+    """What TensorRT says of the engine's layers, for ``inspect``; None where it does not, or the engine's file does."""
+    if not loaded.flavour.autotunes:
+        return None
+    try:
+        return ask_inspector(loaded, engine, output.detail, host_code=plan.tuning.version_compatible)
+    except InputError as error:  # the engine is built, which took minutes
+        output.warn(f"{error}; `inspect` will not show its layers")
+        return None
+
+
+def _described(entry: EngineEntry, engine: bytes, layers: bytes | None) -> tuple[EngineEntry, dict[str, bytes]]:
+    """``entry`` with its ``layers``, and both files by path."""
+    files = {entry.file.path: engine}
+    if layers is None:
+        return entry, files
+    inspected = file_entry(entry.file.path.removesuffix(_ENGINE) + _LAYERS, layers)
+    return dataclasses.replace(entry, inspected=inspected), {**files, inspected.path: layers}
 
 
 def typed(source: Source, precision: str, *, runtime: str, strongly: bool) -> bytes:
@@ -195,7 +219,7 @@ def _profile(source: Source, batch: tuple[int, int, int]) -> Profile:
 
 
 def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineEntry:
-    name = f"{loaded.flavour.runtime}-{loaded.version}-{machine.os_and_arch()}-{'+'.join(plan.targets)}.plan"
+    name = f"{loaded.flavour.runtime}-{loaded.version}-{machine.os_and_arch()}-{'+'.join(plan.targets)}{_ENGINE}"
     return EngineEntry(
         file=file_entry(name, engine),
         runtime=loaded.flavour.runtime,
@@ -213,7 +237,9 @@ def _entry(loaded: Loaded, plan: Plan, engine: bytes, seconds: float) -> EngineE
     )
 
 
-def _write(root: Path, source: Source, options: BuildOptions, engines: tuple[tuple[EngineEntry, bytes], ...]) -> Bundle:
+def _write(
+    root: Path, source: Source, options: BuildOptions, engines: tuple[EngineEntry, ...], files: dict[str, bytes]
+) -> Bundle:
     precision = _precision(source, options) if engines else source.precision
     manifest = Manifest(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -221,9 +247,8 @@ def _write(root: Path, source: Source, options: BuildOptions, engines: tuple[tup
         info=source.info,
         precision=precision,
         onnx=file_entry(_ONNX_FILE, source.content),
-        engines=tuple(entry for entry, _ in engines),
+        engines=engines,
         layers=layer_precisions(source.model),
         quantization=quantization_facts(source.model),
     )
-    files = {_ONNX_FILE: source.content, **{entry.file.path: engine for entry, engine in engines}}
-    return write_bundle(root, manifest, files)
+    return write_bundle(root, manifest, {_ONNX_FILE: source.content, **files})

@@ -73,6 +73,8 @@ def is_own(engine: EngineEntry, onnx_sha256: str) -> bool:
 
 def _signature(engine: EngineEntry, onnx_sha256: str, key: bytes) -> str:
     claim = {"onnx": onnx_sha256, **dataclasses.asdict(engine), "signature": ""}
+    if engine.inspected is None:
+        del claim["inspected"]  # so engines were signed before there was one
     return hmac.new(key, json.dumps(claim, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 

@@ -15,11 +15,14 @@ def inspect(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Draw what each layer of an engine moves per image.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let TensorRT load an engine's own file, for its layers: it is code.")
+    ] = False,
     output: Output,
 ) -> None:
     """Say what a file is: network, precision, shapes, operations, hashes, and where it can run.
 
-    Files are told by their content. Nothing in them is executed; an engine is never loaded.
+    Files are told by their content. Nothing in them is executed; only --trust loads an engine.
     Of an ONNX it says which TensorRT takes it, of a bundle who built its engines.
 
     \b
@@ -30,7 +33,7 @@ def inspect(
     from unetsharp.inspection.engine import draw_layers
     from unetsharp.inspection.tables import table_of
 
-    facts = look_at(file)
+    facts = look_at(file, trust=trust)
     if picture is not None:
         draw_layers(facts, picture)
     output.result(facts, table_of(facts))

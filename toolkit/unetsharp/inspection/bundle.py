@@ -9,6 +9,8 @@ from unetsharp.build.bundle import Bundle, open_bundle, problems_of
 from unetsharp.build.fit import Host, host_of, misfits
 from unetsharp.build.flavours import RTX, flavour_named, load
 from unetsharp.build.manifest import EngineEntry
+from unetsharp.inspection.inspector_json import layers_in
+from unetsharp.inspection.layers import Layer
 from unetsharp.inspection.rtx_program import kernels_of
 from unetsharp_engines.errors import MissingCapabilityError
 
@@ -36,12 +38,20 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def _layers(bundle: Bundle) -> dict[str, Any]:
-    """``layers`` of the first engine whose file tells them, and ``layers_of``, its name; nothing where none does."""
+    """``layers`` of the first engine of which they are known, and ``layers_of``, its name; nothing without such."""
     bundle = dataclasses.replace(bundle, trusts_foreign=True)  # its engines are read, not run
     for engine in bundle.manifest.engines:
-        if engine.runtime == RTX.runtime and (kernels := kernels_of(bundle.read_engine(engine))):
-            return {"layers": [dataclasses.asdict(kernel) for kernel in kernels], "layers_of": engine.file.path}
+        if layers := _layers_of(bundle, engine):
+            return {"layers": [dataclasses.asdict(layer) for layer in layers], "layers_of": engine.file.path}
     return {}
+
+
+def _layers_of(bundle: Bundle, engine: EngineEntry) -> tuple[Layer, ...]:
+    """As the engine's own file tells them, or as TensorRT did when it was built."""
+    if engine.runtime == RTX.runtime:
+        return kernels_of(bundle.read_engine(engine))
+    told = bundle.read_inspected(engine)
+    return () if told is None else layers_in(told, str(bundle.root / engine.file.path))
 
 
 def _engine(bundle: Bundle, engine: EngineEntry, host: Host | str) -> dict[str, Any]:

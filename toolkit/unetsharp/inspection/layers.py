@@ -1,15 +1,42 @@
 """An engine's layers as people want them: what each moves, summed up by kind, and drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
-__all__ = ["by_kind", "moved", "picture"]
+__all__ = ["Layer", "by_kind", "moved", "picture"]
 
 _COLOURS = {"convolution": "#4477aa", "matrix product": "#66ccee", "max-pool": "#ccbb44"}
 _OTHER = "#ee6677"
 _ROW, _LABEL, _BAR, _HEAD = 14, 430, 420, 58
 """Height of a layer's row, widths of its text and of the longest bar, height of the title; pixels."""
+_LETTERS = 64
+"""That fit into the text's width, beside how many more nodes there are and the precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One step of an engine, mostly one kernel; bytes are per image, for tensors whose batch is free."""
+
+    name: str
+    kind: str
+    """``convolution``, ``matrix product``, ``max-pool``, what was fused (``Mish + BatchNorm``), or the engine's word.
+    """
+    nodes: tuple[str, ...]
+    """The ONNX nodes it computes, as far as the engine says."""
+    precision: str
+    """Type of what it writes: ``fp16``, ``fp32``, ``int8`` …; empty where the engine does not tell."""
+    tactic: str = ""
+    """Name of the kernel that was chosen, where the engine tells it."""
+    shape: tuple[int, ...]
+    """Of the first tensor it writes, batch 1."""
+    read: int
+    """Bytes of activations it reads."""
+    written: int
+    """Bytes it writes."""
+    weights: int
+    """Bytes of constants it reads, once a batch."""
 
 
 def moved(layer: Mapping[str, Any]) -> int:
@@ -51,15 +78,28 @@ def _row(index: int, layer: Mapping[str, Any], longest: int) -> str:
     y = _HEAD + _ROW * index
     bytes_moved, label = moved(layer), _label(layer)
     return (
+        f"<g><title>{escape(_told(layer))}</title>"
         f'<text x="{_LABEL - 6}" y="{y + 10}" text-anchor="end">{escape(label)}</text>'
         f'<rect x="{_LABEL}" y="{y + 1}" width="{_BAR * bytes_moved / longest:.1f}" height="{_ROW - 3}" '
         f'fill="{_COLOURS.get(layer["kind"], _OTHER)}"/>'
-        f'<text x="{_LABEL + _BAR * bytes_moved / longest + 4:.1f}" y="{y + 10}">{bytes_moved / 1e6:.2f} MB</text>'
+        f'<text x="{_LABEL + _BAR * bytes_moved / longest + 4:.1f}" y="{y + 10}">{bytes_moved / 1e6:.2f} MB</text></g>'
     )
+
+
+def _told(layer: Mapping[str, Any]) -> str:
+    """What a browser shows where the pointer rests: all of the layer."""
+    shape = "×".join(map(str, layer["shape"]))
+    lines = (layer["name"], f"{layer['kind']} → {shape} {layer['precision']}", layer["tactic"], *layer["nodes"])
+    return "\n".join(filter(None, lines))
 
 
 def _label(layer: Mapping[str, Any]) -> str:
     """What the layer computes: its ONNX nodes, the first of them where there are many, and its precision."""
     nodes = layer["nodes"] or (layer["name"],)
     more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
-    return f"{nodes[0]}{more}, {layer['precision']}"
+    return ", ".join(filter(None, (f"{_cut(nodes[0])}{more}", layer["precision"])))
+
+
+def _cut(name: str) -> str:
+    """The end of a name that is too long for its column."""
+    return name if len(name) <= _LETTERS else f"…{name[-_LETTERS:]}"

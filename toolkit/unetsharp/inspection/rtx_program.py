@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Kernel", "kernels_of"]
+from unetsharp.inspection.layers import Layer
+
+__all__ = ["fused_in", "kernels_of"]
 
 _PROGRAM = re.compile(rb"NLYM.{12}header \{\n", re.DOTALL)
 _TENSOR = re.compile(r"^ {2}(?:sub_)?tensor=\{(.*)\}$", re.MULTILINE)
@@ -42,27 +44,6 @@ _ROLES = {"corrltn": "convolution", "fully_connected": "matrix product", "maxpoo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """One kernel launch; bytes are per image, for tensors whose batch is free."""
-
-    name: str
-    kind: str
-    """``convolution``, ``matrix product``, ``max-pool``, or for generated ones what was fused: ``Mish + BatchNorm``."""
-    nodes: tuple[str, ...]
-    """The ONNX nodes it computes, as far as the engine says."""
-    precision: str
-    """Type of what it writes: ``fp16``, ``fp32``, ``int8`` …"""
-    shape: tuple[int, ...]
-    """Of the first tensor it writes, batch 1."""
-    read: int
-    """Bytes of activations it reads."""
-    written: int
-    """Bytes it writes."""
-    weights: int
-    """Bytes of constants it reads, once a batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Tensor:
     shape: tuple[int, ...]
     type: str
@@ -73,7 +54,7 @@ class _Tensor:
         return _BYTES.get(self.type, 0) * math.prod(self.shape)
 
 
-def kernels_of(engine: bytes) -> tuple[Kernel, ...]:
+def kernels_of(engine: bytes) -> tuple[Layer, ...]:
     """The kernels of a TensorRT-RTX engine's bytes, in their order; none where the file does not tell."""
     descriptors, _, rest = _program(engine).partition("\nmain {\n")
     body, _, shapes = rest.partition("\n}\n")
@@ -132,14 +113,14 @@ def _tensors(descriptors: str, sides: _Sides) -> Iterator[tuple[str, _Tensor]]:
             yield name.group(1), _Tensor(shape=shape, type=kind.group(1), is_constant="const_payload_size" in fields)
 
 
-def _kernel(kind: str, fields: str, tensors: dict[str, _Tensor]) -> Kernel | None:
+def _kernel(kind: str, fields: str, tensors: dict[str, _Tensor]) -> Layer | None:
     name = re.search(r'name="?([^" ]*)', fields)
     inputs, outputs = (_arguments(fields, what, tensors) for what in ("input", "output"))
     if name is None or not outputs:
         return None
     constants = [t for n, t in inputs.items() if t.is_constant or _is_constant(n)]
     written = next(iter(outputs.values()))
-    return Kernel(
+    return Layer(
         name=name.group(1),
         kind=_kind(kind, name.group(1), fields),
         nodes=tuple(_ONNX_NODE.findall(fields)),
@@ -166,4 +147,9 @@ def _kind(kind: str, name: str, fields: str) -> str:
     backbone = re.search(r"backbone=(\w+)", fields)
     if backbone:
         return {"conv": "convolution", "gemm": "matrix product"}.get(backbone.group(1), backbone.group(1))
-    return _ROLES.get(kind) or " + ".join(_WORDS.get(part, part.lower()) for part in _PART.findall(name)) or kind
+    return _ROLES.get(kind) or fused_in(name) or kind
+
+
+def fused_in(name: str) -> str:
+    """The operations that a generated kernel's ``name`` tells (``__myl_AddRelu``): ``add + relu``; empty for others."""
+    return " + ".join(_WORDS.get(part, part.lower()) for part in _PART.findall(name))

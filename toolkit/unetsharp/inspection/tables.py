@@ -1,5 +1,6 @@
 """What `look_at` found, as tables for people."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,8 @@ def _bundle(facts: Mapping[str, Any]) -> Iterator[_Row]:
 
 
 def _engine(facts: Mapping[str, Any]) -> Iterator[_Row]:
-    yield "made by", f"{facts['runtime']} {facts['version']} (from its header; it was not loaded)"
+    loaded = "its layers are from TensorRT, which loaded it" if facts["loaded"] else "it was not loaded"
+    yield "made by", f"{facts['runtime']} {facts['version']} (from its header; {loaded})"
     yield from _file(facts)
     yield "runs on", "nothing by itself: use the bundle that it came from"
 
@@ -116,14 +118,22 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
         title="\nlayers, and the activations that they read and write per image", title_justify="left", box=None
     )
     table.add_column("kind", overflow="fold")
+    table.add_column("writes", no_wrap=True)
     for name in ("layers", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     most = max(total for _, total in kinds.values()) or 1
     for kind, (count, total) in kinds.items():
-        table.add_row(kind, str(count), f"{total / 1e6:.1f}", "▪" * round(24 * total / most))
-    table.add_row("all", str(len(layers)), f"{sum(total for _, total in kinds.values()) / 1e6:.1f}", "")
+        bar = "▪" * round(24 * total / most)
+        table.add_row(escape(kind), _precisions(layers, kind), str(count), f"{total / 1e6:.1f}", bar)
+    table.add_row("all", "", str(len(layers)), f"{sum(total for _, total in kinds.values()) / 1e6:.1f}", "")
     return table
+
+
+def _precisions(layers: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """The types that layers of ``kind`` write, the most common first."""
+    counts = Counter(layer["precision"] for layer in layers if layer["kind"] == kind and layer["precision"])
+    return ", ".join(name for name, _ in counts.most_common())
 
 
 def _operations(operations: Mapping[str, int]) -> Table:
