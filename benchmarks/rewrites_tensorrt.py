@@ -1,35 +1,44 @@
-"""What the graph rewrites are worth on TensorRT, beside torch.compile, on one GPU.
+"""What the graph rewrites are worth on TensorRT, beside torch.compile and beside INT8, on one GPU.
 
-    python benchmarks/rewrites_tensorrt.py export --out WORK                          weights → ONNX, one per set
-    python benchmarks/rewrites_tensorrt.py build --onnx WORK/plain.onnx               ONNX → engine, beside it
-    python benchmarks/rewrites_tensorrt.py time --out WORK --engines WORK/*.plan --meet torch    } side by side,
-    python benchmarks/rewrites_tensorrt.py torch --out WORK --meet tensorrt                      } in turns
-    python benchmarks/rewrites_tensorrt.py report WORK --out benchmarks/results/rewrites_tensorrt.json
+`on_gpu.py` runs these steps, each in the Python that has what it needs (PyTorch for ``network``, ``export`` and
+``torch``, TensorRT, PyCUDA and cuda-bindings for the others):
 
-``export`` and ``torch`` need PyTorch, ``build`` and ``time`` TensorRT, PyCUDA and cuda-bindings: these may be two
-Pythons. Every form runs in FP16 and, but for eager PyTorch, from a CUDA graph. Engines and PyTorch take turns on the
-GPU in one run, by a lock. ``time`` also keeps the engine inspector's layers and each layer's time. A tail-less engine
-ends at the head's taps; what finishes it is not in its time.
+    python benchmarks/rewrites_tensorrt.py network WORK          → WORK/paper.safetensors, WORK/reference.npz
+    python benchmarks/rewrites_tensorrt.py export WORK SET...    → WORK/SET.onnx, one per set of rewrites
+    python benchmarks/rewrites_tensorrt.py build WORK SET        → WORK/SET.plan
+    python benchmarks/rewrites_tensorrt.py engines WORK ROUND SET...  } side by side, in turns
+    python benchmarks/rewrites_tensorrt.py torch WORK ROUND           } → WORK/engines-ROUND.json, WORK/torch-ROUND.json
+    python benchmarks/rewrites_tensorrt.py layers WORK SET...    → WORK/layers.json
+
+Every form runs in FP16 (INT8 where it says so) and, but for eager PyTorch, from a CUDA graph. Engines that end at the
+head's taps are timed with the kernel that makes labels of these; all others end at logits.
 """
 
 import argparse
 import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from turns import arrive, in_turn, meet, per_image, repeats_for
+from turns import in_turn, meet, per_image, repeats_for
 
-INPUT = "image"
 BATCHES = (1, 16, 64)
 TURNS = 7
 LAYERS_AT = 16
 """Batch size at which layers are profiled."""
+SLOWEST = 20
+"""Layers told one by one."""
 MODES = ("eager", "reduce-overhead", "max-autotune")
+PREPARE = "prepare"
+"""The round that times nothing."""
+INT8 = "int8"
+"""The set whose tensors are quantized, by the recipe's placement."""
 
 Forms = dict[tuple[str, int], Callable[[int], float]]
 """By name and batch size: what runs n times and gives the milliseconds."""
@@ -54,6 +63,7 @@ def sets() -> dict[str, tuple[str, ...]]:
         "head-resized": tuple("head-resized" if name == "head-low-resolution" else name for name in PORTABLE),
         "tail-less": TAIL_LESS,
         "tail-less-mish-by-exp": TAIL_LESS,
+        INT8: TAIL_LESS,
         "tail-less-deep": tuple(name for name in PASSES if name in (*TAIL_LESS, "deep-low-resolution")),
         **{f"tail-less-{name}": (*TAIL_LESS, name) for name in ("merge-gates", "carry-shifts", *groups)},
         "tail-less-shifts-64": (*TAIL_LESS, "carry-shifts", "groups-of-64"),
@@ -61,29 +71,56 @@ def sets() -> dict[str, tuple[str, ...]]:
     }
 
 
+def network(arguments: argparse.Namespace) -> None:
+    """Write the weights, and pictures with the logits that PyTorch gives of them in float32."""
+    from unetsharp_trainer.network import load_weights
+
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    if arguments.weights is None:
+        random_weights(work / "paper.safetensors")
+    else:
+        shutil.copyfile(arguments.weights, work / "paper.safetensors")
+    save_reference(load_weights(work / "paper.safetensors")[0], work / "reference.npz")
+
+
 def export(arguments: argparse.Namespace) -> None:
-    """Write the ONNX of each set in FP16, and a picture with the logits that PyTorch gives in float32."""
+    """Write the ONNX of each set."""
     import onnx
 
-    from unetsharp.export.precision import to_fp16
     from unetsharp.export.tracing import trace
     from unetsharp_engines.rewrites import rewrite
     from unetsharp_trainer.network import load_weights
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    network, _ = load_weights(arguments.weights or random_weights(arguments.out))
-    save_reference(network, arguments.out / "reference.npz")
-    plain = trace(network, size=256, opset=17)
-    for name in arguments.only or sets():
+    plain = trace(load_weights(arguments.work / "paper.safetensors")[0], size=256, opset=17)
+    for name in arguments.names:
         start = time.perf_counter()
         model, report = rewrite(plain, sets()[name])
-        mish = ["mish-by-exp"] * name.endswith("mish-by-exp")
-        typed, _ = rewrite(to_fp16(model), [*mish, "taps-as-computed"])
-        onnx.save(typed, arguments.out / f"{name}.onnx")
+        onnx.save(quantized(model) if name == INT8 else in_half(name, model), arguments.work / f"{name}.onnx")
         print(f"{name}: {report.after.macs / 1e9:.2f} GMAC, {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def random_weights(folder: Path) -> Path:
+def in_half(name: str, model: Any) -> Any:
+    """``model`` in FP16."""
+    from unetsharp.export.precision import to_fp16
+    from unetsharp_engines.rewrites import rewrite
+
+    mish = ["mish-by-exp"] * name.endswith("mish-by-exp")
+    return rewrite(to_fp16(model), [*mish, "taps-as-computed"])[0]
+
+
+def quantized(model: Any) -> Any:
+    """``model`` with Q/DQ pairs where the recipe puts them, in float32; their scales are of a few pictures."""
+    from unetsharp_engines.quantization import Calibration, place, quantize, threshold
+    from unetsharp_engines.rewrites.graph import Graph
+
+    placement = place(Graph(model))
+    calibration = Calibration(model, placement.tensors)
+    calibration.feed(pictures(6))
+    return quantize(model, placement, {n: threshold(h, "minmax") for n, h in calibration.histograms.items()})
+
+
+def random_weights(path: Path) -> None:
     """The paper's configuration with random weights, and BatchNorm statistics of what it sees: real tiles."""
     import torch
 
@@ -101,11 +138,11 @@ def random_weights(folder: Path) -> Path:
     with torch.no_grad():
         network.logits(torch.from_numpy(pictures(6)))
         for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):  # nothing near dead: float16 would magnify its rounding
+            if isinstance(module, torch.nn.BatchNorm2d) and module.running_var is not None:
+                # nothing near dead: float16 would magnify its rounding
                 module.running_var.clamp_(min=0.1 * float(module.running_var.mean()))
     info = ModelInfo(name="random", encoder=network.encoder_name, width=network.width, train_size=224)
-    save_weights(folder / "paper.safetensors", network.eval(), info)
-    return folder / "paper.safetensors"
+    save_weights(path, network.eval(), info)
 
 
 def pictures(count: int) -> Any:
@@ -128,83 +165,120 @@ def save_reference(network: Any, path: Path) -> None:
 
 
 def build(arguments: argparse.Namespace) -> None:
-    """Build the ONNX files given, one after the other, with unetsharp's own builder."""
+    """Build the engine of one set with unetsharp's own builder; kernel timings are kept from one to the next."""
     from unetsharp.build.builder import Plan, Profile, Tuning, build_engine
     from unetsharp.build.flavours import TENSORRT, load
     from unetsharp.cli.output import Output, Verbosity
-    from unetsharp_engines.errors import InputError, MissingCapabilityError
+    from unetsharp_engines.files import replacing
 
-    loaded = load(TENSORRT)
-    smallest, best, largest = ((n, 3, 256, 256) for n in arguments.batch)
-    for path in arguments.onnx:
-        start = time.perf_counter()
-        print(f"{path.stem}: {loaded.label} begins", flush=True)
-        plan = Plan(
-            name=path.stem,
-            onnx=path.read_bytes(),
-            precision="fp16",
-            profile=Profile(min=smallest, opt=best, max=largest),
-            targets=(),
-            tuning=Tuning(level=arguments.level, timing_cache=arguments.timing_cache),
-        )
-        try:
-            engine = build_engine(loaded, plan, Output(verbosity=Verbosity.VERBOSE))
-        except (InputError, MissingCapabilityError) as error:
-            print(f"{path.stem}: {error}", flush=True)
-            continue
-        path.with_suffix(".plan").write_bytes(engine)
-        print(f"{path.stem}: {len(engine) / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s", flush=True)
+    loaded, onnx = load(TENSORRT), arguments.work / f"{arguments.name}.onnx"
+    is_int8 = arguments.name == INT8
+    smallest, best, largest = ((n, 3, 256, 256) for n in BATCHES)
+    plan = Plan(
+        name=onnx.stem,
+        onnx=for_strong_typing(onnx) if is_int8 and loaded.is_strongly_typed else onnx.read_bytes(),
+        precision="int8" if is_int8 else "fp16",
+        profile=Profile(min=smallest, opt=best, max=largest),
+        targets=(),
+        tuning=Tuning(level=arguments.level, timing_cache=arguments.work / "timing.cache"),
+    )
+    engine = build_engine(loaded, plan, Output(verbosity=Verbosity.VERBOSE))
+    with replacing(onnx.with_suffix(".plan")) as temporary:
+        temporary.write_bytes(engine)
+    print(f"{loaded.label}: {len(engine) / 1e6:.1f} MB")
+
+
+def for_strong_typing(onnx: Path) -> bytes:
+    """A quantized float32 network with the rest of its tensors in float16."""
+    import onnx as library
+
+    from unetsharp.export.precision import to_fp16
+
+    return bytes(to_fp16(library.load(onnx)).SerializeToString())
 
 
 def time_engines(arguments: argparse.Namespace) -> None:
-    """Time every engine at every batch size, in turns, then profile its layers. One that fails stops no other."""
-    from gpu_engine import GpuEngine, device
+    """Time the engines at every batch size, in turns. One that fails stops no other."""
+    from gpu_engine import Engines
+    from unetsharp_engines.errors import UnetSharpError
 
-    arrive(arguments.out, "tensorrt")
-    image = np.load(arguments.out / "reference.npz")["image"]
-    runs: dict[tuple[str, int], Any] = {}
-    for engine, batch in itertools.product(map(GpuEngine, arguments.engines), arguments.batches):
-        try:
-            runs[engine.name, batch] = runner = engine.runner(image[:batch])
-        except RuntimeError as error:
-            print(f"{engine.name}, batch {batch}: {error}", flush=True)
-            continue
-        if batch > 1:
-            np.savez(arguments.out / f"{engine.name}.output.npz", output=runner.output()[:2])
-    meet(arguments.out, "tensorrt", arguments.meet)
-    timed({key: runner.run for key, runner in runs.items()}, arguments, arguments.out / "engines.json", device())
-    layers = {}
-    for (name, batch), runner in runs.items():
-        if batch == LAYERS_AT:
-            layers[name] = runner.layers()
-            write(arguments.out / "layers.json", layers)
+    work: Path = arguments.work
+    reference = np.load(work / "reference.npz")
+    image, forms, seen = reference["image"], Forms(), {}
+    with Engines(engine_files(arguments)) as engines:
+        for name, batch in itertools.product(engines.loaded, BATCHES):
+            try:
+                runner = engines.runner(name, image[:batch])
+            except (UnetSharpError, RuntimeError, engines.device.cuda.Error) as error:
+                print(f"{name}, batch {batch}: {error}", flush=True)
+                continue
+            forms[name, batch] = runner.run
+            if batch > 1:
+                seen[name] = compared(runner.output()[:2], reference["logits"])
+        me, partner = f"engines-{arguments.round}", f"torch-{arguments.round}"
+        meet(work, me, partner)
+        timed(forms, work, work / f"{me}.json", {**engines.facts(), "accuracy": seen})
+
+
+def engine_files(arguments: argparse.Namespace) -> list[Path]:
+    """The engines of the sets asked for, those that are there."""
+    paths = [arguments.work / f"{name}.plan" for name in arguments.names]
+    return [path for path in paths if path.exists()]
+
+
+def layers(arguments: argparse.Namespace) -> None:
+    """What each layer of the engines takes, summed by the inspector's kinds, and the slowest one by one."""
+    from gpu_engine import Engines
+
+    image = np.load(arguments.work / "reference.npz")["image"][:LAYERS_AT]
+    found = {}
+    with Engines(engine_files(arguments)) as engines:
+        for name in engines.loaded:
+            every = engines.runner(name, image).layers()
+            write(arguments.work / f"{name}.layers.json", every)
+            found[name] = layer_table(every)
+            write(arguments.work / "layers.json", {"batch": LAYERS_AT, "engines": found})
+            print(name, json.dumps(found[name], indent=1), flush=True)
+
+
+def layer_table(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Number and milliseconds of layers by kind, the slowest kind first, and the slowest layers by name."""
+    kinds: dict[str, list[float]] = {}
+    for layer in every:
+        kinds.setdefault(layer.get("LayerType", "not told"), []).append(layer["ms"] or 0.0)
+    sums = {kind: {"layers": len(times), "ms": round(sum(times), 4)} for kind, times in kinds.items()}
+    slowest = sorted(every, key=lambda layer: -(layer["ms"] or 0.0))[:SLOWEST]
+    return {
+        "by_kind": dict(sorted(sums.items(), key=lambda item: -item[1]["ms"])),
+        "slowest": [{"name": layer["Name"][:200], "ms": round(layer["ms"] or 0.0, 4)} for layer in slowest],
+    }
 
 
 def time_torch(arguments: argparse.Namespace) -> None:
-    """Time PyTorch in FP16, channels last: eager and compiled."""
+    """Time PyTorch in FP16, channels last: eager and compiled. ``prepare``, as a round, compiles and times nothing."""
     import torch
 
     from unetsharp_trainer.network import load_weights
 
-    arrive(arguments.out, "torch")
-    network, _ = load_weights(arguments.weights or arguments.out / "paper.safetensors")
+    work: Path = arguments.work
+    network, _ = load_weights(work / "paper.safetensors")
     network = network.cuda().half().to(memory_format=torch.channels_last)
-    image = torch.from_numpy(np.load(arguments.out / "reference.npz")["image"]).cuda().half()
+    image = torch.from_numpy(np.load(work / "reference.npz")["image"]).cuda().half()
     image = image.to(memory_format=torch.channels_last)
     forms: Forms = {}
     with torch.inference_mode():
-        for mode in arguments.modes:
-            for batch in arguments.batches:
-                start = time.perf_counter()
-                try:
-                    forms[f"torch {mode}", batch] = torch_form(network.logits, image[:batch].clone(), mode)
-                except RuntimeError as error:  # out of memory, or a compiler's
-                    print(f"torch {mode}, batch {batch}: {error}", flush=True)
-                print(f"torch {mode}, batch {batch}: ready in {time.perf_counter() - start:.0f} s", flush=True)
-        if arguments.prepare_only:
+        for mode, batch in itertools.product(arguments.modes, reversed(BATCHES)):
+            start = time.perf_counter()
+            try:
+                forms[f"torch {mode}", batch] = torch_form(network.logits, image[:batch].clone(), mode)
+            except RuntimeError as error:  # out of memory, or a compiler's
+                print(f"torch {mode}, batch {batch}: {error}", flush=True)
+            print(f"torch {mode}, batch {batch}: ready in {time.perf_counter() - start:.0f} s", flush=True)
+        if arguments.round == PREPARE:
             return
-        meet(arguments.out, "torch", arguments.meet)
-        timed(forms, arguments, arguments.out / "torch.json", {"torch": torch.__version__})
+        me, partner = f"torch-{arguments.round}", f"engines-{arguments.round}"
+        meet(work, me, partner)
+        timed(forms, work, work / f"{me}.json", {"torch": torch.__version__})
 
 
 def torch_form(logits: Callable[[Any], Any], image: Any, mode: str) -> Callable[[int], float]:
@@ -212,7 +286,7 @@ def torch_form(logits: Callable[[Any], Any], image: Any, mode: str) -> Callable[
     import torch
 
     call = logits if mode == "eager" else torch.compile(logits, mode=mode, dynamic=False)
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def run(times: int) -> float:
         begin.record()
@@ -226,19 +300,13 @@ def torch_form(logits: Callable[[Any], Any], image: Any, mode: str) -> Callable[
     return run
 
 
-def timed(
-    forms: dict[tuple[str, int], Callable[[int], float]],
-    arguments: argparse.Namespace,
-    out: Path,
-    facts: dict[str, str],
-) -> None:
+def timed(forms: Forms, work: Path, out: Path, facts: dict[str, Any]) -> None:
     """Time each form over turns that all forms take alike; after each turn write ``facts`` and the times so far."""
     milliseconds: dict[tuple[str, int], list[float]] = {key: [] for key in forms}
     repeats: dict[tuple[str, int], int] = {}
-    lock = arguments.out / "gpu.lock"
     for _ in range(TURNS):
         for key, run in forms.items():
-            with in_turn(lock):
+            with in_turn(work):
                 repeats[key] = repeats.get(key) or repeats_for(run)
                 run(2)
                 milliseconds[key].append(run(repeats[key]) / repeats[key])
@@ -248,94 +316,49 @@ def timed(
         print(f"{row['form']:32} batch {row['batch']:3} {row['ms_median']:8.3f} ms {row['images_per_s']:8.0f} images/s")
 
 
+def compared(output: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Largest difference of a logit from PyTorch's in float32, ``logits``, and share of pixels of the same class."""
+    from unetsharp_engines.rewrites import HeadTail, finish
+
+    if output.shape != logits.shape:
+        output = finish(output, HeadTail(classes=logits.shape[1], factor=2, channels=output.shape[1]))
+    return {
+        "max_difference": float(np.abs(output - logits).max()),
+        "largest_logit": float(np.abs(logits).max()),
+        "agreement": float((output.argmax(axis=1) == logits.argmax(axis=1)).mean()),
+    }
+
+
 def write(path: Path, content: Any) -> None:
     """JSON."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def report(arguments: argparse.Namespace) -> None:
-    """Join what ``time`` and ``torch`` wrote, judge the engines' logits, print the table."""
-    from evidence import evidence
-
-    folder = arguments.folder
-    joined = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("engines", "torch")}
-    rows = [*joined["engines"].pop("timings"), *joined["torch"].pop("timings")]
-    plain = {row["batch"]: row["images_per_s"] for row in rows if row["form"] == "plain"}
-    compiled = {
-        b: max((r["images_per_s"] for r in rows if r["batch"] == b and r["form"].startswith("torch ")), default=None)
-        for b in plain
-    }
-    for row in rows:
-        row["ratio_to_plain"] = round(row["images_per_s"] / plain[row["batch"]], 3)
-        row["ratio_to_best_torch"] = round(row["images_per_s"] / compiled[row["batch"]], 3)
-    content = {
-        **evidence("graph rewrites on TensorRT, FP16, 256²", (), ("engines", "toolkit", "benchmarks")),
-        "machine": {**joined["engines"], **joined["torch"]},
-        "timings": rows,
-        "accuracy": accuracies(folder),
-    }
-    write(arguments.out, content)
-    print(json.dumps(content["accuracy"], indent=1))
-    for row in rows:
-        print(
-            f"| {row['form']} | {row['batch']} | {row['ms_median']} | {row['images_per_s']:.0f} | "
-            f"{row['ratio_to_plain']} | {row['ratio_to_best_torch']} |"
-        )
-
-
-def accuracies(folder: Path) -> dict[str, dict[str, float]]:
-    """By engine: largest difference of a logit from PyTorch's in float32, and share of pixels of the same class."""
-    from unetsharp_engines.rewrites import HeadTail, finish
-
-    wanted = np.load(folder / "reference.npz")["logits"]
-    found = {}
-    for path in sorted(folder.glob("*.output.npz")):
-        seen = np.load(path)["output"]
-        if seen.shape != wanted.shape:
-            seen = finish(seen, HeadTail(classes=wanted.shape[1], factor=2, channels=seen.shape[1]))
-        found[path.name.removesuffix(".output.npz")] = {
-            "max_difference": float(np.abs(seen - wanted).max()),
-            "largest_logit": float(np.abs(wanted).max()),
-            "agreement": float((seen.argmax(axis=1) == wanted.argmax(axis=1)).mean()),
-        }
-    return found
-
-
-def main(words: Sequence[str] | None = None) -> None:
-    """One step of the measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = parser.add_subparsers(required=True)
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = made.add_subparsers(required=True)
 
     def step(name: str, function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         added = steps.add_parser(name, help=function.__doc__)
         added.set_defaults(function=function)
+        added.add_argument("work", type=Path, metavar="WORK", help="folder for all files")
         return added
 
-    export_step = step("export", export)
-    export_step.add_argument("--only", nargs="*", help="sets; all by default")
+    network_step = step("network", network)
+    network_step.add_argument("--weights", type=Path, help="instead of random ones of the paper's configuration")
     build_step = step("build", build)
-    build_step.add_argument("--onnx", type=Path, nargs="+", required=True)
-    build_step.add_argument("--level", type=int, default=1)
-    build_step.add_argument("--batch", type=int, nargs=3, default=[1, 16, 64])
-    build_step.add_argument("--timing-cache", type=Path)
-    time_step = step("time", time_engines)
-    time_step.add_argument("--engines", type=Path, nargs="+", required=True)
-    torch_step = step("torch", time_torch)
+    build_step.add_argument("name", metavar="SET")
+    build_step.add_argument("--level", type=int, default=1, help="builder level")
+    engines_step, torch_step = step("engines", time_engines), step("torch", time_torch)
+    for each in (engines_step, torch_step):
+        each.add_argument("round", metavar="ROUND", help="name that both sides of a measurement have in common")
     torch_step.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    torch_step.add_argument("--prepare-only", action="store_true", help="compile, and keep it in PyTorch's cache")
-    for each in (export_step, time_step, torch_step):
-        each.add_argument("--out", type=Path, required=True, help="folder for all results")
-    for each in (export_step, torch_step):
-        each.add_argument("--weights", type=Path, help="instead of random ones")
-    for each in (time_step, torch_step):
-        each.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-        each.add_argument("--meet", nargs="*", default=[], help="processes to wait for before timing")
-    report_step = step("report", report)
-    report_step.add_argument("folder", type=Path)
-    report_step.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args(words)
-    arguments.function(arguments)
+    for each in (step("export", export), engines_step, step("layers", layers)):
+        each.add_argument("names", metavar="SET", nargs="+")
+    return made
 
 
 if __name__ == "__main__":
-    main()
+    given = parser().parse_args()
+    given.function(given)

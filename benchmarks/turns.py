@@ -9,26 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["arrive", "in_turn", "meet", "per_image", "repeats_for"]
+__all__ = ["announce", "in_turn", "meet", "per_image", "repeats_for"]
 
 _TURN_S = 0.25
 """How long one turn measures."""
 _PAUSE_S = 0.1
 """How long the lock is left to the others."""
 _LONGEST_S = 120
+_GRACE_S = 5.0
+"""How long a partner is waited for that nobody has announced, or that died."""
 
 
 @contextmanager
-def in_turn(lock: Path) -> Iterator[None]:
-    """Hold ``lock`` for the block; wait for it before, and leave it to others for a moment after.
+def in_turn(work: Path) -> Iterator[None]:
+    """Have the GPU for the block: wait for it before, and leave it to others for a moment after.
 
-    Raises TimeoutError where another holds it for longer than any turn takes.
+    All who hold the lock in the folder ``work`` take turns. Raises TimeoutError where another holds it for longer than
+    any turn takes.
     """
-    with lock.open("w") as file:
+    with (work / "gpu.lock").open("w") as file:
         begin = time.monotonic()
         while not _locked(file):
             if time.monotonic() - begin > _LONGEST_S:
-                raise TimeoutError(f"{lock}: held by another process for {_LONGEST_S} s")
+                raise TimeoutError(f"{file.name}: held by another process for {_LONGEST_S} s")
             time.sleep(0.01)
         yield
     time.sleep(_PAUSE_S)
@@ -60,30 +63,29 @@ def per_image(milliseconds: list[float], batch: int) -> dict[str, float]:
     }
 
 
-def arrive(folder: Path, name: str) -> None:
-    """Say in ``folder`` that this process prepares to measure as ``name``, so that others wait for it in `meet`."""
-    (folder / f"{name}.here").write_text(str(os.getpid()))
+def announce(work: Path, name: str, process: int) -> None:
+    """Say in ``work`` that ``process`` was started as ``name``, so that a partner waits for it in `meet`."""
+    (work / f"{name}.ready").unlink(missing_ok=True)
+    (work / f"{name}.here").write_text(str(process))
 
 
-def meet(folder: Path, name: str, others: list[str], *, patience_s: float = 300, grace_s: float = 60) -> list[str]:
-    """Say that ``name`` is ready, and wait until ``others`` are; returns those that came.
+def meet(work: Path, name: str, other: str, *, patience_s: float = 300) -> bool:
+    """Say that ``name`` is ready to measure, and wait until ``other`` is; returns whether it is.
 
-    One that prepares is waited for up to ``patience_s``; one that is not there, or died, for ``grace_s``: the rest is
-    then measured without it.
+    One that prepares is waited for up to ``patience_s``. One that nobody announced, or that died, is told and the rest
+    is measured without it.
     """
-    (folder / f"{name}.ready").write_text(str(os.getpid()))
-    begin = time.monotonic()
-    missing = list(others)
-    while missing := [other for other in missing if not _alive(folder / f"{other}.ready")]:
-        waited = time.monotonic() - begin
-        given_up = [
-            other for other in missing if waited > (patience_s if _alive(folder / f"{other}.here") else grace_s)
-        ]
-        if given_up:
-            print(f"measured without {', '.join(given_up)}, who did not come in {waited:.0f} s", flush=True)
-            missing = [other for other in missing if other not in given_up]
+    (work / f"{name}.ready").write_text(str(os.getpid()))
+    begin = last_seen = time.monotonic()
+    while not _alive(work / f"{other}.ready"):
+        now = time.monotonic()
+        if _alive(work / f"{other}.here"):
+            last_seen = now
+        if now - begin > patience_s or now - last_seen > _GRACE_S:
+            print(f"measured without {other}, which did not come in {now - begin:.0f} s", flush=True)
+            return False
         time.sleep(0.2)
-    return [other for other in others if _alive(folder / f"{other}.ready")]
+    return True
 
 
 def _alive(file: Path) -> bool:

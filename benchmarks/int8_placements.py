@@ -1,10 +1,10 @@
-"""Where TensorRT 8.6 takes Q/DQ pairs and where it stops at ``chooseHigherPrecision``; and how fast INT8 is there.
+"""Which placements of Q/DQ pairs this TensorRT takes, and how fast INT8 is there.
 
-    python benchmarks/int8_tensorrt86.py export WORK                       small networks → ONNX, one per placement
-    python benchmarks/int8_tensorrt86.py build WORK [--seconds 150]        each built and timed on the GPU
-    python benchmarks/int8_tensorrt86.py report WORK                       → benchmarks/results/int8_tensorrt86.json
+    python benchmarks/int8_placements.py export WORK                       small networks → ONNX, one per placement
+    python benchmarks/int8_placements.py build WORK [--seconds 150]        each built and timed → WORK/placements.json
 
-``export`` needs PyTorch and ONNX Runtime, ``build`` TensorRT 8.6 and PyCUDA alone: these may be two Pythons.
+`on_gpu.py` runs both. TensorRT 8.6 stops at an assertion (``chooseHigherPrecision``) on pairs that a general-purpose
+quantizer places. ``export`` needs PyTorch and ONNX Runtime, ``build`` TensorRT and PyCUDA: these may be two Pythons.
 
 The placements are those of ONNX Runtime's general-purpose quantizer, restricted to pairs that certain operations read:
 ``conv`` keeps the pairs that convolutions read, ``conv+mish`` also those that Mish reads, ``all-mish`` all but those.
@@ -17,7 +17,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ START = 70.0
 SIDE = 64
 """Of the small network's pictures."""
 ROUNDS = 50
+FOLDER = "placements"
 NO_BUILDER = 4
 """What the child process exits with."""
 
@@ -52,17 +53,18 @@ def export(arguments: argparse.Namespace) -> None:
 
     import onnx
 
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    folder = arguments.work / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
     edge = onnx.load(str(files("unetsharp") / "assets" / "edge.onnx"))
     for prefix, model, wanted in (("", _small_network(), ORDER), ("edge-", edge, ("float", "ours"))):
-        general = _general_purpose(model, arguments.work)
+        general = _general_purpose(model, folder)
         made = {"float": model, "ours": _ours(model), "all": general, "conv": _read_by(general, ())}
         made |= {f"ours+{kind}": _ours(model, kind) for kind in MOVERS if not prefix}
         made |= {f"conv+{kind}": _read_by(general, (kind,)) for kind in READERS}
         made |= {f"all-{kind}": _read_by(general, tuple(k for k in READERS if k != kind)) for kind in READERS}
         for name in wanted:
             if name in made:
-                onnx.save(made[name], arguments.work / f"{prefix}{name}.onnx")
+                onnx.save(made[name], folder / f"{prefix}{name}.onnx")
                 print(prefix + name, sum(n.op_type == "QuantizeLinear" for n in made[name].graph.node), "pairs")
 
 
@@ -230,12 +232,12 @@ def _leads_to_sigmoid(graph: Any, node: Any) -> bool:
 def build(arguments: argparse.Namespace) -> None:
     """Build each network in turn in one child process, which is replaced when a network takes too long."""
     end = time.monotonic() + arguments.seconds
-    waiting = [name for name in ORDER if (arguments.work / f"{name}.onnx").is_file()]
+    waiting = [name for name in ORDER if (arguments.work / FOLDER / f"{name}.onnx").is_file()]
     found: dict[str, dict[str, Any]] = {name: {"result": "no time was left"} for name in waiting}
     while waiting and time.monotonic() < end:
         for line in _child(arguments, tuple(waiting), end):
             found[waiting.pop(0)] = line
-            (arguments.out or arguments.work / "found.json").write_text(json.dumps(found, indent=1) + "\n")
+            (arguments.work / "placements.json").write_text(json.dumps(found, indent=1) + "\n")
             if line.get("exit") == NO_BUILDER:
                 sys.exit(NO_BUILDER)
 
@@ -270,7 +272,11 @@ def _child(arguments: argparse.Namespace, names: tuple[str, ...], end: float) ->
 def one_by_one(arguments: argparse.Namespace) -> None:
     """The child: a line of JSON for each network."""
     import pycuda.autoinit  # noqa: F401 - a context for this process alone
-    import tensorrt as trt
+
+    from unetsharp.build.flavours import TENSORRT, load
+
+    loaded = load(TENSORRT)
+    trt: Any = loaded.trt
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -292,24 +298,23 @@ def one_by_one(arguments: argparse.Namespace) -> None:
     cache = b""
     for name in arguments.names:
         log.errors.clear()
-        line, cache = _built(trt, builder, log, arguments.work / f"{name}.onnx", arguments.level, cache)
+        line, cache = _built(loaded, builder, log, arguments.work / FOLDER / f"{name}.onnx", arguments.level, cache)
         print(json.dumps({"name": name, **line}), flush=True)
 
 
-def _built(trt: Any, builder: Any, log: Any, path: Path, level: int, cache: bytes) -> tuple[dict[str, Any], bytes]:
-    start = time.monotonic()
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
+def _built(loaded: Any, builder: Any, log: Any, path: Path, level: int, cache: bytes) -> tuple[dict[str, Any], bytes]:
+    trt, start = loaded.trt, time.monotonic()
+    network = builder.create_network(loaded.network_flags())
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(path.read_bytes()):
+    if not parser.parse(_half(path) if loaded.is_strongly_typed else path.read_bytes()):
         return {"result": "does not parse", "error": str(parser.get_error(0).desc())}, cache
     config = builder.create_builder_config()
     config.builder_optimization_level = level
-    config.set_tactic_sources(
-        1 << int(trt.TacticSource.EDGE_MASK_CONVOLUTIONS) | 1 << int(trt.TacticSource.JIT_CONVOLUTIONS)
-    )
-    config.set_flag(trt.BuilderFlag.FP16)
-    if not path.stem.endswith("float"):
-        config.set_flag(trt.BuilderFlag.INT8)
+    config.set_tactic_sources(loaded.tactic_sources())
+    if not loaded.is_strongly_typed:
+        config.set_flag(trt.BuilderFlag.FP16)
+        if not path.stem.endswith("float"):
+            config.set_flag(trt.BuilderFlag.INT8)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     batch = BATCH.get(path.stem.split("-")[0], 1)
     profile = builder.create_optimization_profile()
@@ -324,6 +329,15 @@ def _built(trt: Any, builder: Any, log: Any, path: Path, level: int, cache: byte
     content = bytes(plan)
     line = {"result": "built", "after_s": seconds, "engine_mb": round(len(content) / 1e6, 2), "batch": batch}
     return {**line, **_timed(trt, log, content, shape)}, bytes(config.get_timing_cache().serialize())
+
+
+def _half(path: Path) -> bytes:
+    """The network in float16, for a TensorRT that computes in the types it is given."""
+    import onnx
+
+    from unetsharp.export.precision import to_fp16
+
+    return bytes(to_fp16(onnx.load(path)).SerializeToString())
 
 
 def _timed(trt: Any, log: Any, plan: bytes, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -365,30 +379,26 @@ def _census(layers: list[dict[str, Any]]) -> dict[str, Any]:
     return {"layers": dict(sorted(counts.items(), key=lambda item: -item[1]))}
 
 
-def report(arguments: argparse.Namespace) -> None:
-    """Put what ``build`` found under ``results``."""
-    from evidence import ROOT, evidence
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = made.add_subparsers(required=True)
 
-    found = json.loads((arguments.work / "found.json").read_text())
-    result = {**evidence("Q/DQ placements on TensorRT 8.6", ("onnxruntime", "onnx"), ("engines",)), "placements": found}
-    (ROOT / "benchmarks" / "results" / "int8_tensorrt86.json").write_text(json.dumps(result, indent=1) + "\n")
+    def step(name: str, function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = steps.add_parser(name, help=function.__doc__)
+        added.set_defaults(function=function)
+        added.add_argument("work", type=Path, metavar="WORK")
+        return added
 
-
-def main() -> None:
-    """Run the step asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = parser.add_subparsers(required=True)
-    for name, step in (("export", export), ("build", build), ("one-by-one", one_by_one), ("report", report)):
-        sub = steps.add_parser(name)
-        sub.set_defaults(step=step)
-        sub.add_argument("work", type=Path)
-        sub.add_argument("names", nargs="*")
-        sub.add_argument("--seconds", type=float, default=150.0)
-        sub.add_argument("--level", type=int, default=0)
-        sub.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    arguments.step(arguments)
+    step("export", export)
+    building, child = step("build", build), step("one-by-one", one_by_one)
+    building.add_argument("--seconds", type=float, default=150.0, help="for all together")
+    child.add_argument("names", nargs="+")
+    for each in (building, child):
+        each.add_argument("--level", type=int, default=0, help="builder level")
+    return made
 
 
 if __name__ == "__main__":
-    main()
+    given = parser().parse_args()
+    given.function(given)

@@ -1,0 +1,316 @@
+"""What is to be shown on a GPU: each bar, the step whose result shows it, and how it is read from that."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from stepwise import Outcome
+
+__all__ = ["BARS", "Bar", "Found", "Measured", "Verdict", "verdict_on"]
+
+LARGE = (16, 64)
+"""Batch sizes at which engines are compared."""
+STILL_BYTES = 8 << 20
+"""What memory may change by over 100,000 tiles and count as unchanged: 84 bytes a tile."""
+INT8, PLAIN, SHOWN = "int8", "plain", "tail-less"
+
+
+class Measured(NamedTuple):
+    """What a result says."""
+
+    text: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """The results of a run's steps. One that did not run has none, whatever an earlier run left."""
+
+    work: Path
+    outcomes: Mapping[str, Outcome]
+
+    def json(self, step: str) -> Any:
+        """What the step wrote; None without."""
+        text = self._text(step, self.work / f"{step}.json")
+        return None if text is None else json.loads(text)
+
+    def log(self, step: str) -> str:
+        """What the step said; empty without."""
+        return self._text(step, self.work / "logs" / f"{step}.log") or ""
+
+    def tests(self, step: str) -> Any:
+        """Numbers of tests by what became of them, from JUnit's file; None without."""
+        text = self._text(step, self.work / f"{step}.xml")
+        return None if text is None else ElementTree.fromstring(text).find("testsuite")
+
+    def outcome(self, step: str) -> Outcome:
+        """What became of the step."""
+        return self.outcomes.get(step, Outcome(state="not run", reason="the run ended before it"))
+
+    def _text(self, step: str, path: Path) -> str | None:
+        is_there = self.outcome(step).ran and path.exists()
+        return path.read_text(encoding="utf-8", errors="replace") if is_there else None
+
+
+Judge = Callable[[Found, str], Measured | None]
+"""Reads the result of a step; None where it does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One line to be shown."""
+
+    name: str
+    wanted: str
+    steps: tuple[str, ...]
+    """Whose results show it: the first that tells."""
+    judge: Judge
+
+
+class Verdict(NamedTuple):
+    """A bar beside what was measured."""
+
+    name: str
+    wanted: str
+    measured: str
+    """Empty where nothing was."""
+    verdict: str
+    """``MET``, ``MISSED`` or ``NOT RUN``."""
+    reason: str
+    """Why it was not run."""
+
+
+def verdict_on(bar: Bar, found: Found) -> Verdict:
+    """Hold a run to a bar."""
+    for step in bar.steps:
+        measured = bar.judge(found, step) if found.outcome(step).ran else None
+        if measured is not None:
+            return Verdict(bar.name, bar.wanted, measured.text, "MET" if measured.holds else "MISSED", "")
+    reasons = [found.outcome(step).reason for step in bar.steps]
+    reason = next((reason for reason in reversed(reasons) if reason), "the result does not tell")
+    return Verdict(bar.name, bar.wanted, "", "NOT RUN", reason)
+
+
+def told(content: Any, *keys: str) -> Any:
+    """What is at the end of the ``keys``; None where one of them is missing."""
+    for key in keys:
+        if not isinstance(content, Mapping) or key not in content:
+            return None
+        content = content[key]
+    return content
+
+
+def at_most(bound: float, *keys: str, unit: str = "") -> Judge:
+    """The number under ``keys`` of the step's JSON does not exceed ``bound``."""
+
+    def judge(found: Found, step: str) -> Measured | None:
+        value = told(found.json(step), *keys)
+        return None if value is None else Measured(f"{value:.4g}{unit}", value <= bound)
+
+    return judge
+
+
+def at_least(bound: float, *keys: str) -> Judge:
+    """The number under ``keys`` of the step's JSON reaches ``bound``."""
+
+    def judge(found: Found, step: str) -> Measured | None:
+        value = told(found.json(step), *keys)
+        return None if value is None else Measured(f"{value:.5g}", value >= bound)
+
+    return judge
+
+
+def tests_pass(found: Found, step: str) -> Measured | None:
+    """All tests that ran passed, and some ran."""
+    suite = found.tests(step)
+    if suite is None:
+        return None
+    total, skipped, *bad = (int(suite.get(name)) for name in ("tests", "skipped", "failures", "errors"))
+    passed = total - skipped - sum(bad)
+    if passed + sum(bad) == 0:
+        return None
+    return Measured(f"{passed} passed, {sum(bad)} failed, {skipped} skipped", not sum(bad))
+
+
+def clean(found: Found, step: str) -> Measured | None:
+    """compute-sanitizer ended with nothing found, after every kernel."""
+    log = found.log(step)
+    summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (errors?|hazards?)", log)
+    if summary is None or "ran every kernel" not in log:
+        return None
+    return Measured(f"{summary[1]} {summary[2]}", summary[1] == "0")
+
+
+def application(found: Found, step: str) -> Measured | None:
+    """Bytes a second of the stain application, over those of a large copy."""
+    content = found.json(step)
+    own = told(content, "microseconds", "64 tiles", "stain", "apply_bytes_per_second")
+    copy = told(content, "copy_bytes_per_second")
+    return Measured(f"{own / copy:.3f}", own / copy >= 0.85) if own and copy else None
+
+
+def ties(found: Found, step: str) -> Measured | None:
+    """Where a label differs from the reference's, the two best logits tie within FP16."""
+    kinds = told(found.json(step), "finish")
+    if kinds is None:
+        return None
+    every = [case for kind in kinds.values() for case in kind.values()]
+    off, lead = sum(case["labels_off"] for case in every), max(case["lead_where_off"] for case in every)
+    return Measured(f"{off} labels off, largest lead {lead:.2g}", lead <= 2e-3)
+
+
+def times(found: Found, step: str) -> dict[int, dict[str, float]]:
+    """Milliseconds by batch and form, of an ``engines-…`` step and its partner."""
+    names = (step, step.replace("engines", "torch"))
+    rows = [row for name in names for row in told(found.json(name), "timings") or ()]
+    return {batch: {row["form"]: row["ms_median"] for row in rows if row["batch"] == batch} for batch in LARGE}
+
+
+def is_torch(form: str) -> bool:
+    """Whether a form is PyTorch's."""
+    return form.startswith("torch ")
+
+
+def is_rewritten(form: str) -> bool:
+    """Whether a form is a rewritten FP16 engine."""
+    return form not in (PLAIN, INT8) and not is_torch(form)
+
+
+def fastest(forms: Mapping[str, float], chosen: Callable[[str], bool]) -> tuple[float, str] | None:
+    """Milliseconds and name of the fastest of the forms chosen."""
+    return min(((ms, form) for form, ms in forms.items() if chosen(form)), default=None)
+
+
+def beside(chosen: Callable[[str], bool], other: Callable[[str], bool], bound: float) -> Judge:
+    """At a large batch, the fastest form chosen is ``bound`` times as fast as the fastest other."""
+
+    def judge(found: Found, step: str) -> Measured | None:
+        ratios = []
+        for batch, forms in times(found, step).items():
+            mine, theirs = fastest(forms, chosen), fastest(forms, other)
+            if mine and theirs:
+                ratios.append((theirs[0] / mine[0], f"({mine[1]} over {theirs[1]}, batch {batch})"))
+        if not ratios:
+            return None
+        ratio, which = max(ratios)
+        return Measured(f"{ratio:.2f}× {which}", ratio >= bound)
+
+    return judge
+
+
+def engines_agree(found: Found, step: str) -> Measured | None:
+    """Every FP16 engine gives PyTorch's float32 class on 99.9% of pixels."""
+    every = told(found.json(step), "accuracy") or {}
+    seen = {name: entry["agreement"] for name, entry in every.items() if name != INT8}
+    if not seen:
+        return None
+    worst = min(seen, key=lambda name: seen[name])
+    return Measured(f"{seen[worst]:.4%} ({worst}, the worst of {len(seen)})", seen[worst] >= 0.999)
+
+
+def placements_are_built(found: Found, step: str) -> Measured | None:
+    """Both networks with the recipe's Q/DQ pairs are built; the others are told."""
+    every = found.json(step)
+    if every is None:
+        return None
+    ours = [told(every, name, "result") for name in ("ours", "edge-ours")]
+    if None in ours or "no time was left" in ours:
+        return None
+    others = sorted(name for name, entry in every.items() if entry["result"] != "built")
+    return Measured(f"{' and '.join(ours)}; not built: {', '.join(others) or 'none'}", ours == ["built", "built"])
+
+
+def placed_is_faster(found: Found, step: str) -> Measured | None:
+    """The edge network's time in FP16 over that in INT8."""
+    every = found.json(step)
+    half, ours = (told(every, name, "ms_median") for name in ("edge-float", "edge-ours"))
+    return Measured(f"{half / ours:.2f}×", half > ours) if half and ours else None
+
+
+def graphs_save(found: Found, step: str) -> Measured | None:
+    """A tile alone takes less with a graph than without."""
+    content = found.json(step)
+    graph, plain = (told(content, name, "p50") for name in ("graph", "plain launches"))
+    if graph is None or plain is None:
+        return None
+    return Measured(f"{graph:.3f} ms with, {plain:.3f} ms without", graph < plain)
+
+
+def race_is_won(found: Found, step: str) -> Measured | None:
+    """Tiles a second of the engine's chain over those of PyTorch's, measured in turns."""
+    engine, torch = found.json(step), found.json("race-torch")
+    if not engine or not torch or engine["alone"] or torch["alone"]:
+        return None
+    ratio = engine["tiles_per_s"] / torch["tiles_per_s"]
+    rate = f"{engine['tiles_per_s']:.0f} over {torch['tiles_per_s']:.0f} tiles/s"
+    return Measured(f"{ratio:.2f}× ({rate}, PyTorch's batch {torch['batch']})", ratio >= 3)
+
+
+def stays(found: Found, step: str) -> Measured | None:
+    """After 100,000 tiles memory is as before, and equal tiles had equal labels."""
+    content = found.json(step)
+    grown = told(content, "grown_bytes")
+    if grown is None:
+        return None
+    memory = ", ".join(f"{name} {size / 2**20:+.1f} MiB" for name, size in grown.items())
+    labels = "identical" if content["identical"] else "DIFFERENT"
+    text = f"{content['tiles']} tiles, {labels} labels, memory {memory}"
+    return Measured(text, content["identical"] and max(grown.values()) <= STILL_BYTES)
+
+
+def command_works(found: Found, step: str) -> Measured | None:
+    """The command ended with 0. One that says what this machine lacks (3) was not run."""
+    outcome = found.outcome(step)
+    if outcome.exit_code == 0:
+        return Measured(f"exit 0 in {outcome.seconds:.0f} s", True)
+    return None if outcome.exit_code in (None, 3) else Measured(outcome.reason, False)
+
+
+ROUNDS = ("engines-all", "engines-first")
+KERNELS = "cuda_kernels"
+"""The step of `cuda_kernels.py`."""
+
+
+def bar(name: str, wanted: str, steps: str | Sequence[str], judge: Judge) -> Bar:
+    """A `Bar`."""
+    return Bar(name=name, wanted=wanted, steps=(steps,) if isinstance(steps, str) else tuple(steps), judge=judge)
+
+
+BARS: tuple[Bar, ...] = (
+    bar("GPU tests of the kernels", "all pass", "tests-kernels", tests_pass),
+    bar("GPU tests of the runtime, TensorRT", "all pass", "tests-runtime", tests_pass),
+    bar("GPU tests of the runtime, PyTorch", "all pass", "tests-torch", tests_pass),
+    bar("compute-sanitizer memcheck", "0 errors", "memcheck", clean),
+    bar("compute-sanitizer racecheck", "0 hazards", "racecheck", clean),
+    bar("stain kernels: statuses other than the CPU's", "0", KERNELS, at_most(0, "stain", "statuses_different")),
+    bar("… levels off in any tile", "≤ 1", KERNELS, at_most(1, "stain", "worst_tile", "max_level")),
+    bar("… mean levels off in any tile", "≤ 0.01", KERNELS, at_most(0.01, "stain", "worst_tile", "mean_level")),
+    bar("… share of equal levels in any tile", "≥ 0.99", KERNELS, at_least(0.99, "stain", "worst_tile", "equal_share")),
+    bar("… error of FP16 output", "≤ 1.2e-3", KERNELS, at_most(1.2e-3, "stain", "worst_tile", "half_error")),
+    bar("… error before truncation, levels", "≤ 0.005", KERNELS, at_most(0.005, "apply", "error_before_truncation")),
+    bar("finish kernels: labels off", "ties only", KERNELS, ties),
+    bar("stain application of 64 tiles over a copy", "≥ 0.85", KERNELS, application),
+    bar(
+        "estimation and application of 64 tiles", "≤ 150 µs", KERNELS,
+        at_most(150, "microseconds", "64 tiles", "stain", "both", unit=" µs"),
+    ),
+    bar("engines give PyTorch's float32 class", "≥ 99.9%", ROUNDS, engines_agree),
+    bar("rewritten over plain engine", "≥ 1.5×", ROUNDS, beside(is_rewritten, PLAIN.__eq__, 1.5)),
+    bar("rewritten engine over torch.compile", "≥ 1.3×", ROUNDS, beside(is_rewritten, is_torch, 1.3)),
+    bar("end to end over the engine alone", "≤ 1.10", "overlap", at_most(1.10, "2 slots", "ratio")),
+    bar("end to end gives PyTorch's float32 label", "≥ 0.999", "stages", at_least(0.999, "agreement")),
+    bar("graphs at one tile", "faster", "latencies", graphs_save),
+    bar("end to end over PyTorch's best", "≥ 3×", "race-engine", race_is_won),
+    bar("100,000 tiles in a row", "as before", "endurance", stays),
+    bar("unetsharp build-engine", "exit 0", "user-build", command_works),
+    bar("unetsharp infer", "exit 0", "user-infer", command_works),
+    bar("unetsharp validate", "exit 0", "user-validate", command_works),
+    bar("unetsharp bench", "exit 0", "user-bench", command_works),
+    bar("INT8: the recipe's placement is built", "built", "placements", placements_are_built),
+    bar("INT8 over FP16, edge network", "> 1×", "placements", placed_is_faster),
+    bar("INT8 over FP16, paper's network", "> 1×", "engines-all", beside(INT8.__eq__, SHOWN.__eq__, 1.0)),
+)  # fmt: skip

@@ -1,0 +1,355 @@
+"""The plan of a run on a GPU: which steps, in order of worth, and which of them may run side by side."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import devnull
+from pathlib import Path
+
+from end_to_end import CHAIN_BATCHES
+from evidence import ROOT
+from probe import Python
+from stepwise import Lane, Step, Wave
+
+__all__ = ["Site", "plan"]
+
+FIRST = ("tail-less", "plain")
+"""Engines that every bar on engines needs."""
+FURTHER = (
+    "int8",
+    "tail-less-deep",
+    "tail-less-carry-shifts",
+    "tail-less-groups-of-64",
+    "tail-less-mish-by-exp",
+    "head-resized",
+    "portable",
+    "tail-less-shifts-64",
+    "tail-less-merge-gates",
+    "only-head-low-resolution",
+    "only-tailless-head-56",
+    "only-fold-batchnorm-forward",
+    "only-chain-pools",
+    "only-aspp-centre-taps",
+    "only-merge-gates",
+    "tail-less-groups-of-32",
+    "tail-less-groups-of-128",
+)
+"""Engines that tell what each rewrite is worth, and INT8, in the order in which they are built."""
+
+ENGINES, TOOLKIT, TRAINER = (ROOT / "engines", ROOT / "toolkit", ROOT / "trainer")
+ASSETS = TOOLKIT / "unetsharp" / "assets"
+BENCHMARKS, TESTS = ROOT / "benchmarks", ROOT / "tests"
+ON_GPU = ("pycuda.driver", "cuda.bindings.driver", "cuda.bindings.nvrtc")
+NETWORK = ("torch", "timm", "safetensors")
+COMMAND = ("typer", "rich", "onnx")
+PATCHES = Path("Fold 3", "images", "fold3", "images.npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a run takes place."""
+
+    work: Path
+    torch: Python
+    """The Python with PyTorch."""
+    tensorrt: Python
+    """The Python with TensorRT; mostly the same."""
+    weights: Path | None = None
+    """Of the network to measure; without, random ones of the paper's configuration."""
+
+    @property
+    def kernels(self) -> Python:
+        """The Python that runs what needs the GPU alone."""
+        return self.torch if not self.torch.lacking(*ON_GPU) else self.tensorrt
+
+
+def plan(site: Site) -> list[Wave]:
+    """All steps, what is worth most first; what is measured is alone, or takes turns with its partner."""
+    return [
+        Wave(lanes=[kernels_are_right(site), exports(site)]),
+        Wave(lanes=[[kernels_are_fast(site)]]),
+        Wave(lanes=[[*builds(site, FIRST), runtime_tests(site), user_builds(site)], compiles(site)], leaves_s=600),
+        race_of_engines(site, "first", FIRST, ("eager", "reduce-overhead")),
+        Wave(lanes=[end_to_end(site)]),
+        Wave(lanes=[[case(site, "race-engine", 270)], [case(site, "race-torch", 270)]], takes_turns=True),
+        Wave(lanes=[[case(site, "endurance", 240), layers(site), *user_commands(site)]]),
+        Wave(lanes=[builds(site, FURTHER), [prepared(site, "max-autotune", 480)]], leaves_s=330),
+        race_of_engines(site, "all", (*FIRST, *FURTHER), ("eager", "reduce-overhead", "max-autotune")),
+        Wave(lanes=[[placements(site)]]),
+    ]
+
+
+def script(python: Python, name: str, *words: str | Path) -> tuple[str, ...]:
+    """The command that runs a script of this folder."""
+    return (python.path, f"benchmarks/{name}.py", *map(str, words))
+
+
+def kernels_are_right(site: Site) -> Lane:
+    """Tests and sanitizers of the CUDA kernels."""
+    tests = pytest(
+        site, "tests-kernels", site.kernels, "tests/engines/test_cuda_stain.py", "tests/engines/test_cuda_finish.py"
+    )
+    return [tests, sanitizer(site, "memcheck"), sanitizer(site, "racecheck")]
+
+
+def pytest(site: Site, name: str, python: Python, *files: str, needs: Sequence[str] = ON_GPU) -> Step:
+    """The tests of ``files`` that are marked ``gpu``, without this project's own settings and plugins."""
+    result = site.work / f"{name}.xml"
+    options = ("-c", devnull, "--rootdir", ".", "--import-mode=importlib", "-p", "no:cacheprovider", "-q", "--tb=short")
+    return Step(
+        name=name,
+        command=(python.path, "-m", "pytest", *options, "-m", "gpu", f"--junitxml={result}", *files),
+        limit_s=240,
+        uses=(ENGINES, TESTS / "support", *(ROOT / file for file in files)),
+        writes=(result,),
+        lacking=python.lacking(*needs, "pytest"),
+    )
+
+
+def sanitizer(site: Site, tool: str) -> Step:
+    """Every kernel once under compute-sanitizer."""
+    places = [shutil.which("compute-sanitizer"), shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")]
+    program = next((place for place in places if place), "")
+    command = (program, "--tool", tool, "--error-exitcode", "1", *script(site.kernels, "cuda_kernels", "--sanitize"))
+    missing = "" if program else "compute-sanitizer, of the CUDA toolkit, is not on the PATH"
+    return Step(
+        name=tool,
+        command=command,
+        limit_s=120,
+        uses=(ENGINES, BENCHMARKS / "cuda_kernels.py"),
+        lacking=missing or site.kernels.lacking(*ON_GPU),
+    )
+
+
+def kernels_are_fast(site: Site) -> Step:
+    """Kernels over 500 tiles, and their times."""
+    result = site.work / "cuda_kernels.json"
+    return Step(
+        name="cuda_kernels",
+        command=script(site.kernels, "cuda_kernels", "--out", result),
+        limit_s=180,
+        uses=(ENGINES, BENCHMARKS / "cuda_kernels.py", BENCHMARKS / "cuda_tiles.py"),
+        writes=(result,),
+        lacking=site.kernels.lacking(*ON_GPU, "PIL"),
+    )
+
+
+def exports(site: Site) -> Lane:
+    """What PyTorch makes for the other steps, mostly without the GPU."""
+    work, needs = site.work, (*NETWORK, "onnx", "onnxscript", "onnxsim", "onnxruntime")
+    chosen = ("--weights", site.weights) if site.weights else ()
+    network = Step(
+        name="network",
+        command=script(site.torch, "rewrites_tensorrt", "network", work, *chosen),
+        limit_s=120,
+        reads=(site.weights,) if site.weights else (),
+        uses=(TRAINER / "unetsharp_trainer" / "network",),
+        writes=(work / "paper.safetensors", work / "reference.npz"),
+        lacking=site.torch.lacking(*NETWORK),
+    )
+    placed = Step(
+        name="export-placements",
+        command=script(site.torch, "int8_placements", "export", work),
+        limit_s=120,
+        uses=(ENGINES / "unetsharp_engines" / "quantization", BENCHMARKS / "int8_placements.py"),
+        writes=(work / "placements" / "ours.onnx",),
+        lacking=site.torch.lacking(*needs),
+    )
+    tests = pytest(site, "tests-torch", site.torch, "tests/toolkit/test_torch_runtime.py", needs=needs)
+    return [
+        network,
+        exported(site, "export", FIRST, needs),
+        labelled(site),
+        exported(site, "export-further", FURTHER, needs),
+        tests,
+        placed,
+    ]
+
+
+def exported(site: Site, name: str, sets: Sequence[str], needs: Sequence[str]) -> Step:
+    """The ONNX of some sets of rewrites."""
+    code = (ENGINES / "unetsharp_engines" / "rewrites", TOOLKIT / "unetsharp" / "export")
+    return Step(
+        name=name,
+        command=script(site.torch, "rewrites_tensorrt", "export", site.work, *sets),
+        limit_s=240,
+        reads=(site.work / "paper.safetensors",),
+        uses=(*code, TRAINER / "unetsharp_trainer" / "network", BENCHMARKS / "rewrites_tensorrt.py"),
+        writes=tuple(site.work / f"{each}.onnx" for each in sets),
+        lacking=site.torch.lacking(*needs),
+    )
+
+
+def labelled(site: Site) -> Step:
+    """Labelled patches for ``unetsharp validate``: those of the demo."""
+    folder = site.work / "labelled"
+    code = (
+        "import pathlib, sys; from unetsharp.demo import labelled; labelled.write_labelled(pathlib.Path(sys.argv[1]))"
+    )
+    return Step(
+        name="labelled",
+        command=(site.tensorrt.path, "-c", code, str(folder)),
+        limit_s=60,
+        uses=(TOOLKIT / "unetsharp" / "demo",),
+        writes=(folder / PATCHES,),
+        lacking=site.tensorrt.lacking("PIL"),
+    )
+
+
+def builds(site: Site, names: Sequence[str]) -> Lane:
+    """An engine of each set of rewrites."""
+    return [
+        Step(
+            name=f"build-{name}",
+            command=script(site.tensorrt, "rewrites_tensorrt", "build", site.work, name),
+            limit_s=480 if name == FIRST[0] else 300,
+            reads=(site.work / f"{name}.onnx",),
+            uses=(TOOLKIT / "unetsharp" / "build",),
+            writes=(site.work / f"{name}.plan",),
+            lacking=site.tensorrt.lacking("tensorrt", "rich", "onnx"),
+        )
+        for name in names
+    ]
+
+
+def runtime_tests(site: Site) -> Step:
+    """The runtime on engines of one layer."""
+    file = "tests/engines/test_runtime_tensorrt_gpu.py"
+    return pytest(site, "tests-runtime", site.tensorrt, file, needs=(*ON_GPU, "tensorrt", "onnx", "PIL"))
+
+
+def compiles(site: Site) -> Lane:
+    """What torch.compile makes, kept in PyTorch's cache: the network, then the whole chain."""
+    return [prepared(site, "reduce-overhead", 420), *(case(site, f"compile-{batch}", 200) for batch in CHAIN_BATCHES)]
+
+
+def prepared(site: Site, mode: str, limit_s: float) -> Step:
+    """The network, compiled in one mode."""
+    return Step(
+        name=f"compile-{mode}",
+        command=script(site.torch, "rewrites_tensorrt", "torch", site.work, "prepare", "--modes", mode),
+        limit_s=limit_s,
+        reads=(site.work / "paper.safetensors", site.work / "reference.npz"),
+        uses=(TRAINER / "unetsharp_trainer" / "network",),
+        lacking=site.torch.lacking(*NETWORK),
+    )
+
+
+def race_of_engines(site: Site, name: str, sets: Sequence[str], modes: Sequence[str]) -> Wave:
+    """Engines and PyTorch's network, in turns."""
+    work, reference = site.work, site.work / "reference.npz"
+    code = (BENCHMARKS / "rewrites_tensorrt.py", BENCHMARKS / "turns.py")
+    engines = Step(
+        name=f"engines-{name}",
+        command=script(site.tensorrt, "rewrites_tensorrt", "engines", work, name, *sets),
+        limit_s=400,
+        reads=(reference, *(work / f"{each}.plan" for each in FIRST)),
+        uses=(*(work / f"{each}.plan" for each in sets), BENCHMARKS / "gpu_engine.py", *code),
+        writes=(work / f"engines-{name}.json",),
+        lacking=site.tensorrt.lacking("tensorrt", *ON_GPU, "onnx"),
+    )
+    torch = Step(
+        name=f"torch-{name}",
+        command=script(site.torch, "rewrites_tensorrt", "torch", work, name, "--modes", *modes),
+        limit_s=400,
+        reads=(reference, work / "paper.safetensors"),
+        uses=(TRAINER / "unetsharp_trainer" / "network", *code),
+        writes=(work / f"torch-{name}.json",),
+        lacking=site.torch.lacking(*NETWORK),
+    )
+    return Wave(lanes=[[engines], [torch]], takes_turns=True)
+
+
+def layers(site: Site) -> Step:
+    """Where the engines' time goes, layer by layer."""
+    return Step(
+        name="layers",
+        command=script(site.tensorrt, "rewrites_tensorrt", "layers", site.work, *FIRST),
+        limit_s=120,
+        reads=(site.work / "reference.npz", site.work / "plain.plan"),
+        uses=(site.work / "tail-less.plan", BENCHMARKS / "gpu_engine.py", BENCHMARKS / "rewrites_tensorrt.py"),
+        writes=(site.work / "layers.json",),
+        lacking=site.tensorrt.lacking("tensorrt", *ON_GPU),
+    )
+
+
+def end_to_end(site: Site) -> Lane:
+    """The engine's cases from host to host, then PyTorch's chain in each batch."""
+    engine = [case(site, name, 150) for name in ("stages", "overlap", "latencies")]
+    return [*engine, *(case(site, f"chain-{batch}", 150) for batch in CHAIN_BATCHES)]
+
+
+def case(site: Site, name: str, limit_s: float) -> Step:
+    """A case of `end_to_end.py`."""
+    work = site.work
+    of_torch = name == "race-torch" or name.startswith(("chain-", "compile-"))
+    python = site.torch if of_torch else site.tensorrt
+    needs = NETWORK if of_torch else ("tensorrt", *ON_GPU, "onnx")
+    return Step(
+        name=name,
+        command=script(python, "end_to_end", name, work),
+        limit_s=limit_s,
+        reads=(work / "reference.npz", work / ("paper.safetensors" if of_torch else "tail-less.plan")),
+        uses=(ENGINES, TOOLKIT / "unetsharp" / "bench", BENCHMARKS / "end_to_end.py", BENCHMARKS / "turns.py"),
+        writes=(work / f"{name}.json",),
+        lacking=python.lacking(*needs),
+    )
+
+
+def user_builds(site: Site) -> Step:
+    """``unetsharp build-engine`` of the network that ships."""
+    bundle = site.work / "bundle"
+    words = ("build-engine", ASSETS / "edge.onnx", "-o", bundle, "--fp16", "--runtime", "tensorrt")
+    options = ("--batch", "1,16,64", "--level", "1", "--timing-cache", site.work / "timing.cache")
+    return user_command(site, "user-build", words, options, limit_s=300, writes=(bundle / "manifest.json",))
+
+
+def user_commands(site: Site) -> Lane:
+    """What a user does with the bundle."""
+    work, bundle = site.work, site.work / "bundle"
+    runtime, manifest = ("--runtime", "tensorrt"), (bundle / "manifest.json",)
+    reference = ASSETS / ("edge.onnx" if site.tensorrt.lacking("torch", "timm") else "edge.safetensors")
+    infer = ("infer", ASSETS / "crop.png", "-m", bundle, "-o", work / "nuclei", "--mpp", "0.499")
+    validate = ("validate", bundle, "--reference", reference, "--data", work / "labelled", "--report", work / "drift")
+    bench = ("bench", bundle, "--batch", "1,16,64", "--out", work / "bench")
+    patches = work / "labelled" / PATCHES
+    return [
+        user_command(site, "user-infer", infer, runtime, limit_s=120, reads=manifest),
+        user_command(site, "user-validate", validate, runtime, limit_s=240, reads=(*manifest, patches)),
+        user_command(site, "user-bench", bench, runtime, limit_s=180, reads=manifest),
+    ]
+
+
+def user_command(
+    site: Site,
+    name: str,
+    words: Sequence[str | Path],
+    options: Sequence[str | Path],
+    *,
+    limit_s: float,
+    reads: tuple[Path, ...] = (),
+    writes: tuple[Path, ...] = (),
+) -> Step:
+    """A command as a user gives it."""
+    return Step(
+        name=name,
+        command=(site.tensorrt.path, "-m", "unetsharp", *map(str, (*words, *options))),
+        limit_s=limit_s,
+        reads=reads,
+        uses=(ENGINES, TOOLKIT),
+        writes=writes,
+        lacking=site.tensorrt.lacking("tensorrt", *ON_GPU, *COMMAND, "onnxruntime", "skimage", "PIL"),
+    )
+
+
+def placements(site: Site) -> Step:
+    """Small networks with Q/DQ pairs here and there, built and timed."""
+    return Step(
+        name="placements",
+        command=script(site.tensorrt, "int8_placements", "build", site.work),
+        limit_s=200,
+        reads=(site.work / "placements" / "ours.onnx",),
+        uses=(site.work / "placements", BENCHMARKS / "int8_placements.py"),
+        writes=(site.work / "placements.json",),
+        lacking=site.tensorrt.lacking("tensorrt", "pycuda.driver", "onnx"),
+    )

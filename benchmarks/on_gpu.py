@@ -1,0 +1,169 @@
+"""Every line of this project that only a GPU can show, measured in one run, in order of worth, within a time budget.
+
+    python benchmarks/on_gpu.py [--minutes 25] [--work FOLDER] [--weights FILE] [--tensorrt-python PATH]
+
+It ends with a table: each bar, what was measured, and MET, MISSED or NOT RUN with the reason; the same, with the
+machine, versions and all results, is written to benchmarks/results/on_gpu.json after every group of steps. Ctrl-C
+leaves what is measured. The same command with the same ``--work`` goes on where it stopped: what was done from the same
+files, code, machine and versions is kept. docs/gpu-runtime.md says what is measured.
+
+``--tensorrt-python`` names another Python that has TensorRT, where PyTorch's has not: TensorRT 8.6 ends with Python
+3.10. It may be a script that sets library paths first. Exit code: 0 no bar missed, 1 one missed, 3 no GPU, 130
+interrupted.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bars import BARS, Found, Verdict, verdict_on
+from evidence import ROOT, evidence, portable
+from gpu_plan import Site, plan
+from probe import Python
+from stepwise import Budget, Conductor, Step, Wave
+from unetsharp import machine
+from unetsharp_engines.files import replacing
+
+ROOTS = ("engines", "trainer", "toolkit", "tests", "benchmarks")
+PROBE_S = 120
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, and return the exit code."""
+    arguments = parser().parse_args(words)
+    budget = Budget(arguments.minutes)
+    gpus = machine.gpus()
+    if not gpus:
+        print("no NVIDIA GPU with its driver is here: run this on a machine that has one", file=sys.stderr)
+        return 3
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **surroundings(work)}
+    main_python = probed(sys.executable, environment)
+    other = arguments.tensorrt_python
+    site = Site(
+        work=work,
+        torch=main_python,
+        tensorrt=probed(str(other.absolute()), environment) if other else main_python,
+        weights=arguments.weights and arguments.weights.resolve(),
+    )
+    here: dict[str, Any] = {"gpu": gpus[0].name, "target": gpus[0].target, "driver": machine.driver_version()}
+    here |= {"cuda": machine.cuda_version(), "jetson": machine.jetson_release(), "platform": machine.os_and_arch()}
+    here |= {"python": site.torch.versions(), "python with TensorRT": site.tensorrt.versions()}
+    say(f"{here['gpu']}, driver {here['driver']}; {arguments.minutes:g} minutes; files in {work}")
+    conductor = Conductor(work=work, machine=here, budget=budget, environment=environment, say=say)
+    interrupted = conducted(conductor, plan(site), arguments.out)
+    verdicts = verdicts_of(conductor)
+    print(table(verdicts))
+    print(f"Logs: {work / 'logs'}; results: {arguments.out}")
+    if interrupted:
+        print("interrupted: the same command goes on from here")
+        return 130
+    return int(any(verdict.verdict == "MISSED" for verdict in verdicts))
+
+
+def conducted(conductor: Conductor, waves: Sequence[Wave], out: Path) -> bool:
+    """Run all; whether it was interrupted."""
+    steps = [step for wave in waves for lane in wave.lanes for step in lane]
+
+    def keep() -> None:
+        write(out, conductor, steps)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what runs is ended, what is there is kept
+    try:
+        asyncio.run(conductor.run(waves, keep))
+    except KeyboardInterrupt:
+        return True
+    finally:
+        keep()
+    return False
+
+
+def surroundings(work: Path) -> dict[str, str]:
+    """Environment of every step: this repository's code, and PyTorch's compiled code kept in ``work``."""
+    roots = [str(ROOT / name) for name in ROOTS]
+    return {
+        "PYTHONPATH": os.pathsep.join([*roots, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONUNBUFFERED": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
+    }
+
+
+def probed(python: str, environment: dict[str, str]) -> Python:
+    """What a Python has. SystemExit where it is none."""
+    try:
+        done = subprocess.run(
+            [python, "benchmarks/probe.py"],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PROBE_S, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SystemExit(f"{python}: is no Python that runs here ({error})") from error
+    return Python(path=python, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def verdicts_of(conductor: Conductor) -> list[Verdict]:
+    """On every bar, by what has run."""
+    found = Found(conductor.work, conductor.outcomes)
+    return [verdict_on(bar, found) for bar in BARS]
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """For people."""
+    rows = [(v.verdict, v.name, v.wanted, v.measured or v.reason) for v in verdicts]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    counts = [f"{sum(v.verdict == name for v in verdicts)} {name}" for name in ("MET", "MISSED", "NOT RUN")]
+    return "\n".join([*lines, ", ".join(counts)])
+
+
+def write(out: Path, conductor: Conductor, steps: Sequence[Step]) -> None:
+    """All that is known so far, without paths of this machine."""
+    found = Found(conductor.work, conductor.outcomes)
+    content: dict[str, Any] = {
+        **evidence("what only a GPU can show", (), ("engines", "toolkit", "trainer", "benchmarks")),
+        "machine": dict(conductor.machine),
+        "bars": [verdict._asdict() for verdict in verdicts_of(conductor)],
+        "steps": [
+            {"name": step.name, "command": portable(list(step.command)), **asdict(found.outcome(step.name))}
+            for step in steps
+        ],
+        "results": {step.name: result for step in steps if (result := found.json(step.name)) is not None},
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    for path, name in ((conductor.work, "WORK"), (ROOT, "."), (Path.home(), "~")):
+        text = text.replace(str(path), name)
+    with replacing(out) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def say(line: str) -> None:
+    """Tell one line at once."""
+    print(line, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--minutes", type=float, default=25, help="time for all; a Jetson needs several times as much")
+    made.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "unetsharp-on-gpu", help="folder for all files"
+    )
+    made.add_argument("--weights", type=Path, help="trained weights; without, random ones of the paper's configuration")
+    made.add_argument("--tensorrt-python", type=Path, metavar="PATH", help="the Python that has TensorRT")
+    made.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "on_gpu.json", help="JSON to write")
+    return made
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

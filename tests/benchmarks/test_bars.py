@@ -1,0 +1,262 @@
+"""Bars, held to results in the form that the scripts write."""
+
+import json
+import operator
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bars
+import int8_placements
+import rewrites_tensorrt
+import turns
+from bars import BARS, Found, Verdict, verdict_on
+from stepwise import Outcome
+
+DONE = Outcome(state="done", exit_code=0, seconds=12.0)
+KERNELS = Path(bars.__file__).with_name("results") / "cuda_kernels.json"
+"""What `cuda_kernels.py` wrote on an H100."""
+FAST, COMPILED = "rewritten over plain engine", "rewritten engine over torch.compile"
+INT8 = "INT8 over FP16, paper's network"
+ACCURACY = {"plain": {"agreement": 0.9996}, "tail-less": {"agreement": 0.9995}, "int8": {"agreement": 0.5}}
+
+
+def verdict(name: str, work: Path, **outcomes: Outcome) -> Verdict:
+    """On the bar called ``name``, of a run in ``work`` in which all steps were done but for ``outcomes``."""
+    (bar,) = [bar for bar in BARS if bar.name == name]
+    told = {step.replace("_", "-"): outcome for step, outcome in outcomes.items()}
+    every = {step: DONE for bar in BARS for step in bar.steps} | {"race-torch": DONE}
+    every |= {f"torch-{name}": DONE for name in ("first", "all")}
+    return verdict_on(bar, Found(work, every | told))
+
+
+def put(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_names_are_of_one_bar_each() -> None:
+    assert len({bar.name for bar in BARS}) == len(BARS)
+
+
+class TestWhatDidNotRun:
+    def test_says_why(self, tmp_path: Path) -> None:
+        lacking = Outcome(state="not run", reason="tensorrt does not load")
+        seen = verdict("100,000 tiles in a row", tmp_path, endurance=lacking)
+        assert (seen.verdict, seen.measured, seen.reason) == ("NOT RUN", "", "tensorrt does not load")
+
+    def test_shows_nothing_of_an_earlier_run(self, tmp_path: Path) -> None:
+        put(tmp_path / "overlap.json", {"2 slots": {"ratio": 1.01}})
+        assert verdict("end to end over the engine alone", tmp_path).verdict == "MET"
+        late = Outcome(state="not run", reason="no time was left")
+        assert verdict("end to end over the engine alone", tmp_path, overlap=late).reason == "no time was left"
+
+    def test_shows_what_a_step_measured_before_it_was_ended(self, tmp_path: Path) -> None:
+        put(tmp_path / "overlap.json", {"2 slots": {"ratio": 1.11}})
+        ended = Outcome(state="failed", reason="did not end in 150 s")
+        assert verdict("end to end over the engine alone", tmp_path, overlap=ended).verdict == "MISSED"
+
+    @pytest.mark.parametrize("bar", BARS, ids=lambda bar: bar.name)
+    def test_every_bar_survives_results_that_are_empty_or_missing(self, tmp_path: Path, bar: bars.Bar) -> None:
+        if bar.judge is not bars.command_works:
+            assert verdict(bar.name, tmp_path).verdict == "NOT RUN"
+            for step in bar.steps:
+                put(tmp_path / f"{step}.json", {})
+                put(tmp_path / "logs" / f"{step}.log", "")
+            assert verdict(bar.name, tmp_path).reason == "the result does not tell"
+
+    def test_every_bar_without_a_run(self, tmp_path: Path) -> None:
+        assert {verdict_on(bar, Found(tmp_path, {})).verdict for bar in BARS} == {"NOT RUN"}
+
+
+class TestKernels:
+    @pytest.fixture
+    def written(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(KERNELS.read_text())
+        return content
+
+    def test_the_h100s_result(self, tmp_path: Path, written: dict[str, Any]) -> None:
+        put(tmp_path / "cuda_kernels.json", written)
+        seen = {bar.name: verdict(bar.name, tmp_path) for bar in BARS if bar.steps == (bars.KERNELS,)}
+        assert {each.verdict for each in seen.values()} == {"MET"}
+        assert seen["estimation and application of 64 tiles"].measured == "105.8 µs"
+        assert seen["stain application of 64 tiles over a copy"].measured == "0.996"
+        assert seen["… levels off in any tile"].measured == "1"
+
+    @pytest.mark.parametrize(
+        ("name", "keys", "value"),
+        [
+            ("estimation and application of 64 tiles", ("microseconds", "64 tiles", "stain", "both"), 150.1),
+            ("stain application of 64 tiles over a copy", ("copy_bytes_per_second",), 3.0e12),
+            ("stain kernels: statuses other than the CPU's", ("stain", "statuses_different"), 1),
+            ("… share of equal levels in any tile", ("stain", "worst_tile", "equal_share"), 0.9899),
+            ("finish kernels: labels off", ("finish", "float16", "taps", "lead_where_off"), 0.01),
+        ],
+    )
+    def test_a_miss(
+        self, tmp_path: Path, written: dict[str, Any], name: str, keys: tuple[str, ...], value: float
+    ) -> None:
+        place = written
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        put(tmp_path / "cuda_kernels.json", written)
+        assert verdict(name, tmp_path).verdict == "MISSED"
+
+
+@pytest.mark.parametrize(
+    ("log", "seen"),
+    [
+        ("ran every kernel\n========= ERROR SUMMARY: 0 errors", ("0 errors", "MET")),
+        ("ran every kernel\n========= ERROR SUMMARY: 3 errors", ("3 errors", "MISSED")),
+        ("========= ERROR SUMMARY: 0 errors", ("", "NOT RUN")),
+        ("========= COMPUTE-SANITIZER\n========= Error: No attachable process found.", ("", "NOT RUN")),
+        ("ran every kernel\n===== RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", ("0 hazards", "MET")),
+        ("ran every kernel\n===== RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)", ("1 hazard", "MISSED")),
+    ],
+)  # fmt: skip
+def test_sanitizers(tmp_path: Path, log: str, seen: tuple[str, str]) -> None:
+    put(tmp_path / "logs" / "memcheck.log", log)
+    assert verdict("compute-sanitizer memcheck", tmp_path)[2:4] == seen
+
+
+@pytest.mark.parametrize(
+    ("tests", "seen"),
+    [
+        ("def test_a(): pass\ndef test_b(): pass", ("2 passed, 0 failed, 0 skipped", "MET")),
+        ("def test_a(): pass\ndef test_b(): assert False", ("1 passed, 1 failed, 0 skipped", "MISSED")),
+        ("import pytest\ndef test_a(): pytest.skip('no GPU')", ("", "NOT RUN")),
+        ("import nothing_of_that_name", ("0 passed, 1 failed, 0 skipped", "MISSED")),
+    ],
+)
+def test_tests(tmp_path: Path, tests: str, seen: tuple[str, str]) -> None:
+    put(tmp_path / "test_it.py", tests)
+    result = tmp_path / "tests-kernels.xml"
+    command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "-q", f"--junitxml={result}", "test_it.py"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert verdict("GPU tests of the kernels", tmp_path)[2:4] == seen
+
+
+class TestEngines:
+    @pytest.fixture(autouse=True)
+    def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module, name, value in ((turns, "_TURN_S", 1e-9), (turns, "_PAUSE_S", 0), (rewrites_tensorrt, "TURNS", 1)):
+            monkeypatch.setattr(module, name, value)
+
+    def timed(self, work: Path, name: str, batch: int, **milliseconds: float) -> None:
+        """As a round writes it, a batch of each form taking so many milliseconds; torch's forms are in capitals."""
+        forms = {f"torch {n.lower()}" if n.isupper() else n.replace("_", "-"): ms for n, ms in milliseconds.items()}
+        runs: rewrites_tensorrt.Forms = {(n, batch): partial(operator.mul, ms) for n, ms in forms.items()}
+        rewrites_tensorrt.timed(runs, work, work / f"{name}.json", {"accuracy": ACCURACY})
+
+    def test_at_the_bars(self, tmp_path: Path) -> None:
+        self.timed(tmp_path, "engines-first", 16, plain=15, tail_less=10)
+        self.timed(tmp_path, "torch-first", 16, EAGER=50, COMPILED=13)
+        late = Outcome(state="not run", reason="no time was left")
+        assert verdict(FAST, tmp_path, engines_all=late)[2:4] == ("1.50× (tail-less over plain, batch 16)", "MET")
+        seen = verdict(COMPILED, tmp_path, engines_all=late)
+        assert seen[2:4] == ("1.30× (tail-less over torch compiled, batch 16)", "MET")
+        assert verdict("engines give PyTorch's float32 class", tmp_path)[2] == "99.9500% (tail-less, the worst of 2)"
+
+    def test_the_last_round_counts(self, tmp_path: Path) -> None:
+        self.timed(tmp_path, "engines-first", 64, plain=16, tail_less=10)
+        self.timed(tmp_path, "engines-all", 64, plain=14, tail_less=10.5, portable=10, int8=5.25)
+        self.timed(tmp_path, "torch-all", 64, EAGER=50, COMPILED=14, AUTOTUNED=12)
+        assert verdict(FAST, tmp_path)[2:4] == ("1.40× (portable over plain, batch 64)", "MISSED")
+        assert verdict(COMPILED, tmp_path)[2:4] == ("1.20× (portable over torch autotuned, batch 64)", "MISSED")
+        assert verdict(INT8, tmp_path)[2:4] == ("2.00× (int8 over tail-less, batch 64)", "MET")
+
+    def test_a_single_tile_does_not_count(self, tmp_path: Path) -> None:
+        self.timed(tmp_path, "engines-all", 1, plain=16, tail_less=10)
+        assert verdict(FAST, tmp_path).verdict == "NOT RUN"
+
+    def test_without_pytorch_the_engines_are_still_compared(self, tmp_path: Path) -> None:
+        self.timed(tmp_path, "engines-first", 16, plain=16, tail_less=10)
+        assert (verdict(FAST, tmp_path).verdict, verdict(COMPILED, tmp_path).verdict) == ("MET", "NOT RUN")
+
+
+class TestInt8:
+    def test_placements(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        told = {
+            "float": {"result": "built", "ms_median": 0.1},
+            "ours": {"result": "built", "ms_median": 0.1},
+            "all": {"result": "killed", "exit": -6},
+            "edge-float": {"result": "built", "ms_median": 2.0},
+            "edge-ours": {"result": "built", "ms_median": 1.6},
+        }
+        self.built(tmp_path, monkeypatch, told)
+        assert verdict("INT8: the recipe's placement is built", tmp_path)[2:4] == (
+            "built and built; not built: all",
+            "MET",
+        )
+        assert verdict("INT8 over FP16, edge network", tmp_path)[2:4] == ("1.25×", "MET")
+        told["ours"] = {"result": "refused"}
+        self.built(tmp_path, monkeypatch, told)
+        assert verdict("INT8: the recipe's placement is built", tmp_path).verdict == "MISSED"
+
+    def test_without_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built(tmp_path, monkeypatch, {"float": {"result": "built", "ms_median": 0.1}}, more=["ours", "edge-ours"])
+        assert verdict("INT8: the recipe's placement is built", tmp_path).verdict == "NOT RUN"
+        assert verdict("INT8 over FP16, edge network", tmp_path).verdict == "NOT RUN"
+
+    def built(
+        self,
+        work: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        told: dict[str, dict[str, Any]],
+        more: list[str] | None = None,
+    ) -> None:
+        """As ``int8_placements.py build`` writes what its children say."""
+        for name in (*told, *(more or [])):
+            put(work / int8_placements.FOLDER / f"{name}.onnx", "")
+        monkeypatch.setattr(
+            int8_placements, "_child", lambda _, names, end: iter([told[n] for n in names if n in told])
+        )
+        seconds = "0.05" if more else "60"
+        arguments = int8_placements.parser().parse_args(["build", str(work), "--seconds", seconds])
+        int8_placements.build(arguments)
+
+
+class TestEndToEnd:
+    """Its cases write what they measure; `test_gpu_cases.py` runs them."""
+
+    def test_the_race(self, tmp_path: Path) -> None:
+        put(tmp_path / "race-engine.json", {"alone": False, "tiles_per_s": 3000.0})
+        put(tmp_path / "race-torch.json", {"alone": False, "tiles_per_s": 900.0, "batch": 64})
+        won = ("3.33× (3000 over 900 tiles/s, PyTorch's batch 64)", "MET")
+        assert verdict("end to end over PyTorch's best", tmp_path)[2:4] == won
+        put(tmp_path / "race-torch.json", {"alone": False, "tiles_per_s": 1001.0, "batch": 64})
+        assert verdict("end to end over PyTorch's best", tmp_path).verdict == "MISSED"
+        put(tmp_path / "race-torch.json", {"alone": True, "tiles_per_s": 900.0, "batch": 64})
+        assert verdict("end to end over PyTorch's best", tmp_path).verdict == "NOT RUN"
+
+    @pytest.mark.parametrize(
+        ("identical", "grown", "seen"), [(True, 8 << 20, "MET"), (True, 9 << 20, "MISSED"), (False, 0, "MISSED")]
+    )
+    def test_endurance(self, tmp_path: Path, identical: bool, grown: int, seen: str) -> None:
+        content = {"tiles": 100352, "identical": identical, "grown_bytes": {"gpu": 0, "host": grown}}
+        put(tmp_path / "endurance.json", content)
+        assert verdict("100,000 tiles in a row", tmp_path).verdict == seen
+
+    @pytest.mark.parametrize(("plain", "seen"), [(0.9, "MET"), (0.7, "MISSED")])
+    def test_graphs(self, tmp_path: Path, plain: float, seen: str) -> None:
+        put(tmp_path / "latencies.json", {"graph": {"p50": 0.8}, "plain launches": {"p50": plain}})
+        assert verdict("graphs at one tile", tmp_path).verdict == seen
+
+
+@pytest.mark.parametrize(
+    ("outcome", "seen"),
+    [
+        (DONE, "MET"),
+        (Outcome(state="kept", exit_code=0), "MET"),
+        (Outcome(state="failed", exit_code=1, reason="exit 1: error: gate failed"), "MISSED"),
+        (Outcome(state="failed", exit_code=3, reason="exit 3: error: not validated"), "NOT RUN"),
+        (Outcome(state="failed", reason="did not end in 240 s"), "NOT RUN"),
+    ],
+)
+def test_commands(tmp_path: Path, outcome: Outcome, seen: str) -> None:
+    assert verdict("unetsharp validate", tmp_path, user_validate=outcome).verdict == seen
