@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     pixels = read_picture(arguments.picture).pixels
-    picture = Scale(*pixels.shape[:2], arguments.mpp).to_network(pixels)
+    height, width = pixels.shape[:2]
+    picture = Scale(height, width, arguments.mpp).to_network(pixels)
     with as_file(files("unetsharp") / "assets" / "edge.onnx") as path, OnnxRuntime(path) as runtime:
         windows = {at: agreements(runtime, window(picture, at)) for at in arguments.at}
     what = "share of pixels of the same class, tile grid as it is and shifted, by overlap in pixels"
@@ -76,7 +77,7 @@ def classes(runtime: Runtime, picture: npt.NDArray[np.uint8], overlap: int, shif
     plan = StainPlan(IDENTITY)
     blended = blend(picture, grid, lambda tiles: runtime.probabilities_of(tiles, plan), batch=8, advance=lambda _: None)
     inner = slice(TILE // 2, -TILE // 2)
-    return blended[:, inner, inner].argmax(axis=0)
+    return np.asarray(blended[:, inner, inner].argmax(axis=0))
 
 
 if __name__ == "__main__":

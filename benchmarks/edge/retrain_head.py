@@ -37,10 +37,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model, info = load_weights(arguments.weights)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     taught = [c.channel for c in CLASSES if c.name not in info.untaught]
     model.silence_classes([c.channel for c in CLASSES if c.name in info.untaught])
-    learning = [*model.decoder.nodes["d1"].fuse.parameters(), *model.head.parameters()]
+    learning = [*model.decoder.nodes["d1"].get_submodule("fuse").parameters(), *model.head.parameters()]
     model.requires_grad_(False)
     for parameter in learning:
         parameter.requires_grad_(True)
@@ -61,6 +61,7 @@ def main() -> None:
         if (step + 1) % 20 == 0:
             print(f"step {step + 1}: loss {total / 20:.4f}", flush=True)
             total = 0.0
+    assert model.head.bias is not None
     with torch.no_grad():
         model.head.bias[taught] += LIFT
     save_weights(arguments.out, model, info, half=True)
