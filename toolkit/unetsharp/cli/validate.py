@@ -1,5 +1,6 @@
 """``unetsharp validate``: the proof of drift."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def validate(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `unetsharp build-engine` wrote.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="Folder or .zip that `unetsharp build-engine` wrote.")
+    ],
     *,
     reference: Annotated[
         Path, typer.Option(metavar="WEIGHTS", help="Weights that the bundle came from; without PyTorch, its fp32 ONNX.")
@@ -53,6 +56,8 @@ def validate(
     Ends with 1 where a gate fails, and with 3 where a step could not run on this
     machine: it is listed as NOT RUN, and the bundle is not validated.
 
+    A run that is stopped goes on from there when the same command is given again.
+
     \b
     Example:
       unetsharp validate bundle --reference weights.safetensors --data PanNuke
@@ -72,18 +77,19 @@ def validate(
     limits = Limits(max_dice_drop=max_dice_drop, min_agreement=min_agreement)
     settings = ValidateSettings(runtime=runtime, images=images, trust=trust, limits=limits)
     check_folder(report, "--report")
-    started = now()
-    validation = validate_bundle(bundle, reference, opened, settings, output)
+    started, unfinished = now(), report / ".unfinished"
+    validation = validate_bundle(bundle, reference, opened, settings, output, unfinished)
     arguments = {"bundle": str(bundle), "reference": str(reference), "data": str(data), "fold": fold}
     arguments |= {"runtime": runtime, "images": images, "max_dice_drop": max_dice_drop, "min_agreement": min_agreement}
     arguments["trust"] = trust
     record = record_of(validation, circumstances_of(bundle, reference, arguments, started, now()))
     page, written = write(validation, record, report)
+    shutil.rmtree(unfinished)
     output.result({**record, "files": [str(page), str(written)]}, human(validation, page))
     _end(validation.assessment, page)
 
 
-validate.resume_hint = "nothing half-written was kept; --images N takes fewer patches"  # type: ignore[attr-defined]
+validate.resume_hint = "give the same command again to go on; --images N takes fewer patches"  # type: ignore[attr-defined]
 
 
 def _end(assessment: "Assessment", page: Path) -> None:

@@ -12,7 +12,8 @@ from unetsharp.cli.output import Output
 from unetsharp.export.comparison import Comparison, Gate, compare, sample_tiles
 from unetsharp.export.torch_runtime import TorchRuntime
 from unetsharp.export.tracing import trace
-from unetsharp.onnx_output import check_onnx_path, write_whole
+from unetsharp.onnx_output import check_onnx_path
+from unetsharp.outputs.folder import write_files
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import CLASSES, MAX_SIDE, SIDE_MULTIPLE, TILE
 from unetsharp_engines.errors import InputError
@@ -151,7 +152,7 @@ def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Out
         converted = convert(reference, settings)
         output.say("Comparing it with PyTorch on tiles of a real slide")
         seen = _compared(reference, converted.content, settings)
-    write_whole(path, converted.content)
+    write_files({path: converted.content}, "-o")
     return ExportReport(
         path=path,
         sha256=sha256_of(path),

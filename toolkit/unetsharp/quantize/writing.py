@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from unetsharp.onnx_output import check_onnx_path, write_whole
+from unetsharp.onnx_output import check_onnx_path
+from unetsharp.outputs.folder import write_files
 from unetsharp.quantize.quantizer import Quantized
 from unetsharp_engines.errors import InputError
 
@@ -18,8 +19,8 @@ def check_path(path: Path, source: Path) -> None:
 
 
 def write(path: Path, quantized: Quantized) -> Path:
-    """Write ONNX and report (``path`` with .json), each whole or not at all; returns the report's path."""
+    """Write ONNX and report (``path`` with .json), both or neither; returns the report's path."""
     report = path.with_suffix(".json")
-    write_whole(report, (json.dumps(quantized.report, indent=1) + "\n").encode())
-    write_whole(path, quantized.content)
+    told = json.dumps(quantized.report, indent=1) + "\n"
+    write_files({path: quantized.content, report: told.encode()}, "-o")
     return report

@@ -1,18 +1,24 @@
 """One pass over the patches: every network of the chain runs once on each, and all that is to be known is counted."""
 
+import dataclasses
 import heapq
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.validate.chain import Chain, Step
-from unetsharp.validate.tally import Compared, PairTally, Patch, Said, StepTally, compare, count
+from unetsharp.validate.journal import remembered
+from unetsharp.validate.tally import PairTally, Patch, Shown, StepTally, compare, count, of_network
+from unetsharp_engines import __version__
 from unetsharp_engines.errors import MissingCapabilityError
 from unetsharp_engines.runtimes.base import Runtime
 from unetsharp_engines.stain import IDENTITY, StainPlan
@@ -21,6 +27,11 @@ __all__ = ["WORST", "NotRun", "Observed", "Ran", "WorstPatch", "observe"]
 
 WORST = 10
 """Patches kept as pictures."""
+
+_JUDGES = ("numpy", "scipy", "scikit-image")
+"""Packages that make nuclei of logits and judge them."""
+
+_NO_PIXELS = np.empty((2, 0, 0), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,56 +87,98 @@ class Observed:
     """Of the reference and the last step that ran, the worst first; those on which nothing changed are left out."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Running:
-    """A step that is open, and what it has given so far."""
+    """A step that is open."""
 
     step: Step
     runtime: Runtime
-    said: list[Said] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    against_reference: list[Compared] = field(default_factory=list)
-    against_previous: list[Compared] = field(default_factory=list)
 
-    def logits(self, tile_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        start = time.perf_counter()
-        (logits,) = self.runtime.logits(tile_HWC[None], StainPlan(IDENTITY))
-        self.seconds.append(time.perf_counter() - start)
-        return np.asarray(logits)
+
+class _Networks:
+    """All steps that are open: call them with a patch to know what they show on it."""
+
+    def __init__(self, running: Sequence[_Running], plan: StainPlan) -> None:
+        self._runtimes = [r.runtime for r in running]
+        self._plan = plan
+        self._warm = False
+
+    def __call__(self, patch: Patch) -> Shown:
+        tile_NHWC = self._plan.apply(patch.image[None])
+        self._warm_up(tile_NHWC)
+        timed = [_timed_logits(runtime, tile_NHWC) for runtime in self._runtimes]
+        logits = [said for said, _ in timed]
+        by_reference = [compare(logits[0], later) for later in logits[1:]]
+        # The first after the reference is compared with it in any case.
+        by_previous = by_reference[:1] + [compare(*pair) for pair in pairwise(logits[1:])]
+        return Shown(
+            said=StepTally.of([count(patch, said) for said in logits]),
+            against_reference=PairTally.of(by_reference),
+            against_previous=PairTally.of(by_previous),
+            seconds=np.array([seconds for _, seconds in timed]),
+            extremes=np.stack([logits[place].argmax(axis=0).astype(np.uint8) for place in (0, -1)]),
+        )
+
+    def _warm_up(self, tile_NHWC: npt.NDArray[np.uint8]) -> None:
+        """Whatever a runtime does at its first run only is not to be in the times."""
+        for runtime in () if self._warm else self._runtimes:
+            _timed_logits(runtime, tile_NHWC)
+        self._warm = True
+
+
+def _timed_logits(runtime: Runtime, tile_NHWC: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
+    start = time.perf_counter()
+    (logits,) = runtime.logits(tile_NHWC, StainPlan(IDENTITY))
+    return np.asarray(logits), time.perf_counter() - start
 
 
 def observe(
     chain: Chain,
     patches: Sequence[Callable[[], Patch]],
     advance: Callable[[int], object] = lambda _: None,
+    unfinished: Path | None = None,
 ) -> Observed:
     """Run ``chain`` on ``patches``, each read when its turn comes. ``advance`` is told the patches just done.
 
-    Patches are stain-normalized as in training, once for all networks. Raises MissingCapabilityError where the
-    reference itself cannot run; other steps that cannot are listed.
+    Patches are stain-normalized as in training, once for all networks. What each shows is kept in the folder
+    ``unfinished``, if given, and a later call goes on from there; the caller removes it. Raises MissingCapabilityError
+    where the reference itself cannot run; other steps that cannot are listed.
     """
-    plan = stain_as_trained(chain.info)
     with ExitStack() as stack:
         running, not_run = _opened(chain, stack)
+        look: Callable[[Patch], Shown] = _Networks(running, stain_as_trained(chain.info))
+        if unfinished is not None:
+            look = remembered(look, _identity(running), unfinished)
+        shown: list[Shown] = []
         worst: list[WorstPatch] = []
         tissues, nuclei = [], []
-        for number, read in enumerate(patches):
+        for read in patches:
             patch = read()
-            tile = plan.apply(patch.image[None])[0]
-            if number == 0:
-                _warm_up(running, tile)
+            seen = look(patch)
             # Of equals the earlier is kept.
-            worst = heapq.nlargest(WORST, [*worst, _run(running, patch, tile)], key=lambda seen: seen.changed)
+            worst = heapq.nlargest(WORST, [*worst, _worst(patch, seen)], key=lambda one: one.changed)
+            shown.append(dataclasses.replace(seen, extremes=_NO_PIXELS))
             tissues.append(patch.tissue)
             nuclei.append(patch.nuclei)
             advance(1)
         return Observed(
-            ran=tuple(_finished(r) for r in running),
+            ran=tuple(_ran(r, place, shown) for place, r in enumerate(running)),
             not_run=tuple(not_run),
             tissues=tuple(tissues),
             nuclei=np.sum(nuclei, axis=0),
             worst=tuple(seen for seen in worst if seen.changed),
         )
+
+
+def _identity(running: Sequence[_Running]) -> list[object]:
+    """All that decides what is seen on a patch: the tools, the networks, and what runs them."""
+    networks = [[r.step.sha256, r.runtime.name, r.runtime.version, r.runtime.device] for r in running]
+    return [__version__, {name: version(name) for name in _JUDGES}, networks]
+
+
+def _worst(patch: Patch, seen: Shown) -> WorstPatch:
+    reference, deployed = seen.extremes
+    return WorstPatch(patch=patch, changed=seen.changed, reference=reference, deployed=deployed)
 
 
 def _opened(chain: Chain, stack: ExitStack) -> tuple[list[_Running], list[NotRun]]:
@@ -140,34 +193,16 @@ def _opened(chain: Chain, stack: ExitStack) -> tuple[list[_Running], list[NotRun
     return running, not_run
 
 
-def _warm_up(running: Sequence[_Running], tile: npt.NDArray[np.uint8]) -> None:
-    """Whatever a runtime does at its first run only is not to be in the times."""
-    for r in running:
-        r.logits(tile)
-        r.seconds.clear()
+def _ran(r: _Running, place: int, shown: Sequence[Shown]) -> Ran:
+    def pairs(part: str) -> PairTally | None:
+        return of_network([getattr(seen, part) for seen in shown], place - 1) if place else None
 
-
-def _run(running: Sequence[_Running], patch: Patch, tile: npt.NDArray[np.uint8]) -> WorstPatch:
-    """Run every step on ``patch`` and count; returns what the first and the last said, the worst or not."""
-    logits = [r.logits(tile) for r in running]
-    for place, r in enumerate(running):
-        r.said.append(count(patch, logits[place]))
-        if place > 0:
-            r.against_reference.append(compare(logits[0], logits[place]))
-            again = r.against_reference[-1] if place == 1 else compare(logits[place - 1], logits[place])
-            r.against_previous.append(again)
-    reference, deployed = (logits[place].argmax(axis=0).astype(np.uint8) for place in (0, -1))
-    changed = int((reference != deployed).sum())
-    return WorstPatch(patch=patch, changed=changed, reference=reference, deployed=deployed)
-
-
-def _finished(r: _Running) -> Ran:
     return Ran(
         step=r.step,
         runtime=f"{r.runtime.name} {r.runtime.version}",
         device=r.runtime.device,
-        tally=StepTally.of(r.said),
-        milliseconds=1000 * statistics.median(r.seconds),
-        against_reference=PairTally.of(r.against_reference) if r.against_reference else None,
-        against_previous=PairTally.of(r.against_previous) if r.against_previous else None,
+        tally=of_network([seen.said for seen in shown], place),
+        milliseconds=1000 * statistics.median(float(seen.seconds[place]) for seen in shown),
+        against_reference=pairs("against_reference"),
+        against_previous=pairs("against_previous"),
     )

@@ -4,20 +4,24 @@ Every measure of `unetsharp.validate.measures` follows from sums and means of th
 patches a thousand times runs no network again.
 """
 
+import dataclasses
+import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from unetsharp.evaluate.run import prediction
-from unetsharp_engines.contract import NUCLEUS_CLASSES
+from unetsharp_engines.contract import CLASSES, NUCLEUS_CLASSES
 from unetsharp_trainer.data.pannuke import UNKNOWN, Fold
 from unetsharp_trainer.metrics.confusion import ConfusionMatrix
 from unetsharp_trainer.metrics.instances import by_class, centroids, judged
 from unetsharp_trainer.metrics.panoptic import PanopticTable
 
-__all__ = ["BINS", "PairTally", "Patch", "Said", "StepTally", "compare", "count", "read_patch"]
+__all__ = ["BINS", "PairTally", "Patch", "Said", "Shown", "StepTally", "compare", "count", "of_network", "read_patch"]
 
 BINS = 15
 """Of confidence, equally wide, for the calibration error, as Guo et al. 2017 (arXiv 1706.04599) have it."""
@@ -41,6 +45,14 @@ class Patch:
     """[h, w, 5]: ids of the nuclei of each class."""
     nuclei: Counts
     """True nuclei of each class, [5]."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of image and truth."""
+        digest = hashlib.sha256()
+        for array in (self.image, self.target, self.masks):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
 
 def read_patch(fold: Fold, index: int, sides: tuple[int, int]) -> Patch:
@@ -162,10 +174,41 @@ class PairTally:
     def of(cls, compared: Sequence["Compared"]) -> "PairTally":
         """Stack."""
         return cls(
-            kept=np.stack([x.kept for x in compared]),
+            kept=np.array([x.kept for x in compared], np.int64).reshape(-1, len(CLASSES), len(CLASSES)),
             signal=np.array([x.signal for x in compared]),
             noise=np.array([x.noise for x in compared]),
         )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shown:
+    """What K networks showed on one patch."""
+
+    said: StepTally
+    """Of each network: K in place of N."""
+    against_reference: PairTally
+    """Of each but the first: K - 1 in place of N."""
+    against_previous: PairTally
+    """The same, against the one before."""
+    seconds: Floats
+    """[K], from uint8 pixels to logits in main memory."""
+    extremes: npt.NDArray[np.uint8]
+    """Channel of each pixel by the first and by the last, [2, h, w]."""
+
+    @property
+    def changed(self) -> int:
+        """Pixels given another class by the last network than by the first."""
+        return int((self.extremes[0] != self.extremes[1]).sum())
+
+
+_Tally = TypeVar("_Tally", StepTally, PairTally)
+
+
+def of_network(tallies: Sequence[_Tally], place: int) -> _Tally:
+    """The tally over patches of the network at ``place``; ``tallies`` are of all networks, patch by patch."""
+    kind = type(tallies[0])
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: np.stack([getattr(tally, name)[place] for tally in tallies]) for name in names})
 
 
 def _confidence(

@@ -58,17 +58,26 @@ class Validation:
     indices: tuple[int, ...]
     """Of the patches in it."""
     data_sha256: str
-    """Of their images and truth, in order."""
+    """Of the SHA-256 of each one's image and truth, in order."""
     assessment: Assessment
     layers: tuple[LayerNoise, ...]
     """Of the last ONNX of the chain that is not float, against the last float one; empty where all are float."""
 
 
-def validate_bundle(root: Path, reference: Path, fold: Fold, settings: ValidateSettings, output: Output) -> Validation:
+def validate_bundle(
+    root: Path,
+    reference: Path,
+    fold: Fold,
+    settings: ValidateSettings,
+    output: Output,
+    unfinished: Path | None = None,
+) -> Validation:
     """Run every step from ``reference`` to the bundle ``root`` on patches of ``fold`` and draw the conclusions.
 
-    Raises InputError for a bundle, reference or runtime that do not fit together, and where the reference finds no
-    nucleus, since no share of nothing can be lost; MissingCapabilityError where the reference cannot run.
+    What each patch showed is kept in the folder ``unfinished``, if given, so that a run that is stopped can go on:
+    remove it once the conclusions are safe. Raises InputError for a bundle, reference or runtime that do not fit
+    together, and where the reference finds no nucleus, since no share of nothing can be lost; MissingCapabilityError
+    where the reference cannot run.
     """
     bundle = _opened(root)
     output.say(f"Making the steps from {reference} to {root}")
@@ -79,12 +88,13 @@ def validate_bundle(root: Path, reference: Path, fold: Fold, settings: ValidateS
 
     def read(index: int) -> Patch:
         patch = read_patch(fold, index, chain.sides)
-        for array in (patch.image, patch.target, patch.masks):
-            digest.update(array.tobytes())
+        digest.update(bytes.fromhex(patch.sha256))
         return patch
 
+    if unfinished is not None and unfinished.is_dir():
+        output.say(f"Taking up what an earlier run left in {unfinished}, where it is of the same networks")
     with output.progress("Validating", total=len(indices), unit="patches") as advance:
-        observed = observe(chain, [partial(read, index) for index in indices], advance)
+        observed = observe(chain, [partial(read, index) for index in indices], advance, unfinished)
     for lacking in observed.not_run:
         output.warn(f"{lacking.step.title}: NOT RUN. {lacking.reason}")
     output.say("Drawing conclusions")

@@ -1,0 +1,75 @@
+"""What each patch showed, kept on disk until the report is written, so that a run that was stopped goes on.
+
+A folder holds one file a patch, named by the hash of image and truth; the folder is named by that of the networks and
+what runs them. So nothing is taken up that would come out otherwise today, and a run on more patches takes up those of
+a run on fewer.
+"""
+
+import hashlib
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetsharp.validate.tally import PairTally, Patch, Shown, StepTally
+from unetsharp_engines.errors import InputError
+from unetsharp_engines.files import replacing
+
+__all__ = ["remembered"]
+
+_TALLIES = {"said": StepTally, "against_reference": PairTally, "against_previous": PairTally}
+"""Fields of `Shown` that are tallies themselves."""
+
+
+def remembered(look: Callable[[Patch], Shown], key: Sequence[object], root: Path) -> Callable[[Patch], Shown]:
+    """``look``, which keeps in ``root`` what it shows and takes from there what an earlier run with ``key`` kept.
+
+    ``key``, JSON, is all that decides the result beside the patch. What other keys left in ``root`` is removed.
+    Raises InputError for a file there that cannot be read or written.
+    """
+    folder = root / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    for other in root.iterdir() if root.is_dir() else ():
+        if other != folder:
+            shutil.rmtree(other)
+
+    def look_once(patch: Patch) -> Shown:
+        path = folder / f"{patch.sha256}.npz"
+        if path.is_file():
+            return _read(path)
+        shown = look(patch)
+        _write(path, shown)
+        return shown
+
+    return look_once
+
+
+def _write(path: Path, shown: Shown) -> None:
+    tallies = {f"{part}.{name}": array for part in _TALLIES for name, array in vars(getattr(shown, part)).items()}
+    try:
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, seconds=shown.seconds, extremes=shown.extremes, **tallies)
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written to ({error.strerror}); name another --report") from error
+
+
+def _read(path: Path) -> Shown:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            arrays = dict(kept)
+        return Shown(
+            seconds=arrays.pop("seconds"),
+            extremes=arrays.pop("extremes"),
+            **{part: _tally(kind, part, arrays) for part, kind in _TALLIES.items()},
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: not what an earlier run kept ({error}); delete {path.parent}") from error
+
+
+def _tally(kind: type, part: str, arrays: dict[str, Any]) -> Any:
+    start = f"{part}."
+    return kind(**{name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)})
