@@ -5,7 +5,7 @@ What differs between versions is in this file:
 =========================  =======================  ====================  =================
                            TensorRT 8.6             TensorRT 10, 11       TensorRT-RTX
 =========================  =======================  ====================  =================
-Size of working memory     device_memory_size       the same, or …_v2     …_v2
+Size of working memory     device_memory_size       …_v2                  …_v2
 Context without it         …_without_device_memory  USER_MANAGED          by runtime config
 Giving it to the context   device_memory = …        set_device_memory     set_device_memory
 Contexts of one engine     1, or built to share     any number            any number
@@ -13,16 +13,20 @@ Kernels are made           by the builder           by the builder        at a s
 CUDA graphs                yes                      yes                   if the context says so
 =========================  =======================  ====================  =================
 
-On a GPU, TensorRT 8.6 ran in one context (benchmarks/results/tensorrt86_h100.json). More contexts of it, and the other
-columns, stand for NVIDIA's documentation, of TensorRT 11.4 and TensorRT-RTX 1.7.
+On a GPU, TensorRT 8.6 ran in one context (benchmarks/results/tensorrt86_h100.json). For more contexts of it, and for
+the other columns, calls are held to what the bindings of 8.6, 10.3, 10.13, 11.4 and RTX 1.7 accept; what they do is
+NVIDIA's documentation.
 """
 
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME, TAPS, TAPS_NAME
 from unetsharp_engines.errors import InputError, MissingCapabilityError
+
+if TYPE_CHECKING:
+    from unetsharp_engines.tensorrt_api import Dims, ICudaEngine, IExecutionContext, TensorRt
 
 __all__ = ["Engine", "Execution", "Tensor", "load_tensorrt"]
 
@@ -39,10 +43,10 @@ _STRATEGIES = "ExecutionContextAllocationStrategy"
 Shape = tuple[int, int, int, int]
 
 
-def load_tensorrt(runtime: str) -> Any:
+def load_tensorrt(runtime: str) -> "TensorRt":
     """The Python module of ``runtime``, ``tensorrt`` or ``tensorrt-rtx``. Raises MissingCapabilityError without it."""
     try:
-        return importlib.import_module(_MODULES[runtime])
+        return cast("TensorRt", importlib.import_module(_MODULES[runtime]))
     except (ImportError, OSError) as error:  # OSError: its shared libraries do not load
         raise MissingCapabilityError(f"{runtime} cannot be loaded here ({error}); {_INSTALL[runtime]}") from error
 
@@ -66,7 +70,7 @@ class Tensor:
 class Engine:
     """A network as TensorRT runs it. Call it within `Device.entered`."""
 
-    def __init__(self, trt: Any, content: bytes, *, source: str, host_code: bool = False) -> None:
+    def __init__(self, trt: "TensorRt", content: bytes, *, source: str, host_code: bool = False) -> None:
         """Load ``content``, a serialized engine: **code that runs with your rights**, so verify it first.
 
         ``trt`` is from `load_tensorrt`; ``source`` names the engine in the InputError that is raised where this
@@ -114,11 +118,10 @@ class Engine:
     def close(self) -> None:
         """Free it. Its executions must be gone."""
         self._copies.clear()
-        self._engine = None
         self._spare = None
-        self._runtime = None
+        del self._engine, self._runtime
 
-    def _loaded(self, content: bytes) -> Any:
+    def _loaded(self, content: bytes) -> "ICudaEngine":
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise InputError(
@@ -127,7 +130,7 @@ class Engine:
             )
         return engine
 
-    def _context(self, stream: Any, working_at: int) -> Any:
+    def _context(self, stream: Any, working_at: int) -> "IExecutionContext":
         """A context of the engine's only profile. Each has one of its own, so that graphs keep their shapes.
 
         An engine of TensorRT 8.6 that was not built to share its profile gives it to one context alone: then another
@@ -145,16 +148,16 @@ class Engine:
             context.device_memory = working_at
         return context
 
-    def _with_profile(self, engine: Any, stream: Any) -> Any:
+    def _with_profile(self, engine: "ICudaEngine", stream: Any) -> "IExecutionContext | None":
         """A new context of ``engine`` in its profile, or None where it cannot be had."""
-        context = self._new_context(engine)
+        context: IExecutionContext | None = self._new_context(engine)
         if context is not None and context.active_optimization_profile != 0:
             context.set_optimization_profile_async(0, stream.handle)
             stream.synchronize()
         return context if context is not None and context.active_optimization_profile == 0 else None
 
     def _new_context(self, engine: Any) -> Any:
-        """A context that waits for its working memory."""
+        """A context that waits for its working memory; each column of the table has its own way to one."""
         strategies = getattr(self._trt, _STRATEGIES, None)
         if strategies is None:
             return engine.create_execution_context_without_device_memory()
@@ -186,20 +189,19 @@ class Engine:
                 f"{self._source}: {name} is {kind} in layout {layout}; wanted float16 or float32 and LINEAR, "
                 "as `unetsharp build-engine` makes them"
             )
-        n, c, h, w = self._engine.get_tensor_shape(name)
-        return Tensor(name=name, half=kind == types.HALF, shape=(n, c, h, w))
+        return Tensor(name=name, half=kind == types.HALF, shape=_shape(self._engine.get_tensor_shape(name)))
 
     def _profile(self) -> tuple[Shape, Shape]:
         if -1 not in self.input.shape:
             return self.input.shape, self.input.shape
-        least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(INPUT_NAME, 0))
+        least, _, most = (_shape(sides) for sides in self._engine.get_tensor_profile_shape(INPUT_NAME, 0))
         return least, most
 
 
 class Execution:
     """An engine set up for one input shape and fixed addresses."""
 
-    def __init__(self, context: Any, log: Any) -> None:
+    def __init__(self, context: "IExecutionContext", log: Any) -> None:
         self._context = context
         self._log = log
 
@@ -215,7 +217,12 @@ class Execution:
 
     def close(self) -> None:
         """Free it. Nothing of it may still run."""
-        self._context = None
+        del self._context
+
+
+def _shape(sides: "Dims") -> Shape:
+    n, c, h, w = sides
+    return n, c, h, w
 
 
 def _are_ours(shapes: dict[str, tuple[int, ...]]) -> bool:

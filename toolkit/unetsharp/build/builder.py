@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unetsharp.build.flavours import PORTABLE_OPSET, Loaded
 from unetsharp.build.progress import PhaseTracker, monitor
@@ -14,6 +14,17 @@ from unetsharp.cli.output import Output
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.files import replacing
+
+if TYPE_CHECKING:
+    from unetsharp_engines.tensorrt_api import (
+        Builder,
+        IBuilderConfig,
+        IHostMemory,
+        INetworkDefinition,
+        OnnxParser,
+        ParserError,
+        TensorRt,
+    )
 
 __all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine", "parser_error", "recording_log"]
 
@@ -106,7 +117,7 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
     return bytes(engine)
 
 
-def _builder(loaded: Loaded, log: Any) -> Any:
+def _builder(loaded: Loaded, log: Any) -> "Builder":
     try:
         return loaded.trt.Builder(log)
     except TypeError as error:  # what its bindings raise where the library made none
@@ -114,13 +125,13 @@ def _builder(loaded: Loaded, log: Any) -> Any:
         raise MissingCapabilityError(f"{loaded.label} does not start here: {reason}") from error
 
 
-def _parse(loaded: Loaded, plan: Plan, network: Any, log: Any) -> None:
+def _parse(loaded: Loaded, plan: Plan, network: "INetworkDefinition", log: Any) -> None:
     parser = loaded.trt.OnnxParser(network, log)
     if not parser.parse(plan.onnx):
         raise InputError(f"{plan.name}: {loaded.label} cannot take it: {_parser_errors(parser, plan.onnx)}")
 
 
-def _parser_errors(parser: Any, content: bytes) -> str:
+def _parser_errors(parser: "OnnxParser", content: bytes) -> str:
     """The parser's first error with the node's name, how many more there are, and what to do."""
     import onnx
 
@@ -132,13 +143,13 @@ def _parser_errors(parser: Any, content: bytes) -> str:
     return f"{first}{more}; {advice}, which every TensorRT from 8.6 on parses"
 
 
-def parser_error(error: Any, nodes: Any) -> str:
+def parser_error(error: "ParserError", nodes: Any) -> str:
     """An ``error`` of TensorRT's ONNX parser in one line, with the one of the graph's ``nodes`` that it is about."""
     place = f"node {nodes[error.node()].name!r} ({nodes[error.node()].op_type}): " if error.node() >= 0 else ""
     return place + _one_line(error.desc())
 
 
-def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
+def _config(loaded: Loaded, plan: Plan, builder: "Builder") -> "IBuilderConfig":
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT_NAME, plan.profile.min, plan.profile.opt, plan.profile.max)
@@ -146,9 +157,10 @@ def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
     if plan.precision == "fp32":
         config.clear_flag(loaded.trt.BuilderFlag.TF32)  # on by default: fp32 with a 10-bit mantissa
     elif not loaded.is_strongly_typed:
-        config.set_flag(loaded.trt.BuilderFlag.FP16)
+        flags = loaded.trt.BuilderFlag.__members__
+        config.set_flag(flags["FP16"])
         if plan.precision == "int8":
-            config.set_flag(loaded.trt.BuilderFlag.INT8)
+            config.set_flag(flags["INT8"])
     config.profiling_verbosity = loaded.trt.ProfilingVerbosity.DETAILED  # the engine tells its layers: `inspect`
     if loaded.flavour.autotunes:
         config.set_tactic_sources(loaded.tactic_sources())
@@ -159,16 +171,16 @@ def _config(loaded: Loaded, plan: Plan, builder: Any) -> Any:
     return config
 
 
-def _serve_contexts(trt: Any, config: Any) -> None:
+def _serve_contexts(trt: "TensorRt", config: "IBuilderConfig") -> None:
     """Let several execution contexts share the engine's one profile, and let each be captured in a CUDA graph."""
     sharing = trt.PreviewFeature.__members__.get("PROFILE_SHARING_0806")
     if sharing is not None and not config.get_preview_feature(sharing):  # TensorRT 10 knows it, and has it on for good
         config.set_preview_feature(sharing, True)
-    if "REQUIRE_USER_ALLOCATION" in trt.BuilderFlag.__members__:
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    if (required := trt.BuilderFlag.__members__.get("REQUIRE_USER_ALLOCATION")) is not None:
+        config.set_flag(required)
 
 
-def _tune(loaded: Loaded, tuning: Tuning, config: Any) -> None:
+def _tune(loaded: Loaded, tuning: Tuning, config: "IBuilderConfig") -> None:
     trt = loaded.trt
     if tuning.level is not None:
         config.builder_optimization_level = tuning.level
@@ -187,20 +199,23 @@ def _tune(loaded: Loaded, tuning: Tuning, config: Any) -> None:
 
 
 def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
+    """As TensorRT-RTX alone has it."""
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
         config.set_compute_capability(trt.ComputeCapability.__members__[target.upper()], index)
 
 
 def _watch(loaded: Loaded, config: Any, tracker: PhaseTracker) -> Any:
-    """Attach a progress monitor where this TensorRT has them. Keep the result until the build has ended."""
+    """Attach a progress monitor where this TensorRT has them: not 8.6. Keep the result until the build has ended."""
     if not loaded.can_be_stopped:
         return None
     config.progress_monitor = watch = monitor(loaded.trt, tracker)
     return watch
 
 
-def _run(build: Any, tracker: PhaseTracker, seconds: float | None) -> Any:
+def _run(
+    build: "Callable[[], IHostMemory | None]", tracker: PhaseTracker, seconds: float | None
+) -> "IHostMemory | None":
     """Run ``build`` on a thread of its own, so that Ctrl-C reaches this one while TensorRT works.
 
     After so many ``seconds`` it is told to stop.
@@ -217,7 +232,7 @@ def _run(build: Any, tracker: PhaseTracker, seconds: float | None) -> Any:
             raise
 
 
-def _keep_timings(plan: Plan, config: Any, log: Any, output: Output) -> None:
+def _keep_timings(plan: Plan, config: "IBuilderConfig", log: Any, output: Output) -> None:
     path = plan.tuning.timing_cache
     if path is None:
         return

@@ -6,27 +6,34 @@
 Builds on             the GPU it will run on      the GPU it will run on     any machine, no GPU
 Builds for            that GPU                    that GPU                   several GPUs at once
 Batch dimension       flag EXPLICIT_BATCH         always explicit            always explicit
-Precision             builder flag FP16           flag STRONGLY_TYPED        always strongly typed
+Precision             builder flags FP16, INT8    flag STRONGLY_TYPED;       always strongly typed
+                                                  11 has no other way
 Kernels               its own, no cuDNN, cuBLAS   its own                    its own
-Contexts share a      PROFILE_SHARING_0806        always                     always
-profile
+Contexts share a      PROFILE_SHARING_0806        always (10 still has the   always
+profile                                           flag, and has it on)
 CUDA graphs           always                      always                     REQUIRE_USER_ALLOCATION
 ``--level`` and so    yes                         yes                        does not autotune
 Progress, stopping    none                        IProgressMonitor           IProgressMonitor
+Layers are told by    its inspector, on the GPU   its inspector, on the GPU  the engine's own file
 ====================  ==========================  =========================  ======================
 
-TensorRT-RTX is run by this project's tests, and TensorRT 8.6 built engines on an H100. Every call is tested against
-what the modules of 8.6, 10.13 and RTX 1.7 hold; for TensorRT 10 and 11 the rest is NVIDIA's documentation.
+TensorRT-RTX is run by this project's tests, and TensorRT 8.6 built engines on an H100. TensorRT 10 and 11 have not run:
+every call is held to what their own bindings say they accept, those of 10.3 (JetPack 6), 10.13 (JetPack 7) and 11.4.
+Tests build with doubles that refuse all else, and mypy checks the calls by ``unetsharp_engines.tensorrt_api``. What a
+call then does is NVIDIA's documentation.
 """
 
 import importlib
 import importlib.metadata
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unetsharp import machine
 from unetsharp_engines.errors import InputError, MissingCapabilityError
+
+if TYPE_CHECKING:
+    from unetsharp_engines.tensorrt_api import TensorRt
 
 __all__ = [
     "PORTABLE_OPSET",
@@ -86,13 +93,13 @@ class Loaded:
     """A flavour whose module was imported."""
 
     flavour: Flavour
-    trt: Any
-    """The module. Typed Any: the two modules share no typed base."""
+    trt: "TensorRt"
+    """The module."""
 
     @property
     def version(self) -> str:
         """Version of the library, e.g. ``1.7.1.116``."""
-        return str(self.trt.__version__)
+        return self.trt.__version__
 
     @property
     def label(self) -> str:
@@ -110,7 +117,8 @@ class Loaded:
         """Compute capabilities that it builds for here, e.g. ``("sm75", "sm80", …)``, in ascending order."""
         if self.flavour.autotunes:
             return tuple(sorted({gpu.target for gpu in machine.gpus()[:1]}))
-        return tuple(name.lower() for name in self.trt.ComputeCapability.__members__ if name.startswith("SM"))
+        rtx: Any = self.trt  # has them alone
+        return tuple(name.lower() for name in rtx.ComputeCapability.__members__ if name.startswith("SM"))
 
     def targets(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """``wanted`` checked and without repeats; where it is empty, what this flavour builds for by default.
@@ -173,7 +181,7 @@ def load(flavour: Flavour) -> Loaded:
             f"--runtime {RTX.runtime} builds without a GPU"
         )
     try:
-        trt = importlib.import_module(flavour.module)
+        trt = cast("TensorRt", importlib.import_module(flavour.module))
     except (ImportError, OSError) as error:  # OSError: its shared libraries do not load
         raise MissingCapabilityError(f"{flavour.name} cannot be loaded here ({error}); {flavour.install}") from error
     return Loaded(flavour=flavour, trt=trt)

@@ -7,12 +7,15 @@ need not be asked: its engines tell their layers themselves.
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unetsharp.build.builder import recording_log
 from unetsharp.build.flavours import Loaded
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.errors import InputError, MissingCapabilityError
+
+if TYPE_CHECKING:
+    from unetsharp_engines.tensorrt_api import ICudaEngine, IExecutionContext, Runtime
 
 __all__ = ["ask_inspector"]
 
@@ -30,7 +33,7 @@ def ask_inspector(loaded: Loaded, engine: bytes, tell: Callable[[str], None], *,
         runtime.engine_host_code_allowed = True
     opened = runtime.deserialize_cuda_engine(engine)
     context = None if opened is None else opened.create_execution_context()
-    if context is None:
+    if opened is None or context is None:
         raise InputError(f"{loaded.label} cannot load the engine: {log.last_error or 'it gave no reason'}")
     _set_best_shape(opened, context)
     inspector = opened.create_engine_inspector()
@@ -38,7 +41,7 @@ def ask_inspector(loaded: Loaded, engine: bytes, tell: Callable[[str], None], *,
     return _checked(inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON), loaded)
 
 
-def _runtime(loaded: Loaded, log: Any) -> Any:
+def _runtime(loaded: Loaded, log: Any) -> "Runtime":
     try:
         return loaded.trt.Runtime(log)
     except TypeError as error:  # what its bindings raise where the library made none
@@ -46,7 +49,7 @@ def _runtime(loaded: Loaded, log: Any) -> Any:
         raise MissingCapabilityError(f"{loaded.label} does not start here: {reason}") from error
 
 
-def _set_best_shape(opened: Any, context: Any) -> None:
+def _set_best_shape(opened: "ICudaEngine", context: "IExecutionContext") -> None:
     """Let the input be as the profile is fastest at; an engine that is not ours keeps what it has."""
     if INPUT_NAME in [opened.get_tensor_name(index) for index in range(opened.num_io_tensors)]:
         _, best, _ = opened.get_tensor_profile_shape(INPUT_NAME, 0)

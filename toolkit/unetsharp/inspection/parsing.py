@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from unetsharp.build.builder import parser_error
+from unetsharp.build.builder import parser_error, recording_log
 from unetsharp.build.flavours import RTX, Loaded, load
 from unetsharp_engines.errors import MissingCapabilityError
 
@@ -123,7 +123,8 @@ def parse_problems(loaded: Loaded, content: bytes) -> list[str]:
     """The errors of the parser of ``loaded`` with their nodes' names; nothing where it takes ``content``."""
     import onnx
 
-    network = loaded.trt.Builder(log := _silent(loaded.trt)).create_network(loaded.network_flags())
+    log = recording_log(loaded.trt, lambda _: None)  # what it says, the parser's errors say too
+    network = loaded.trt.Builder(log).create_network(loaded.network_flags())
     parser = loaded.trt.OnnxParser(network, log)
     if parser.parse(content):
         return []
@@ -131,19 +132,6 @@ def parse_problems(loaded: Loaded, content: bytes) -> list[str]:
     errors = [parser.get_error(index) for index in range(min(parser.num_errors, _MOST))]
     more = [f"and {parser.num_errors - _MOST} more"] if parser.num_errors > _MOST else []
     return [*(parser_error(error, nodes) for error in errors), *more]
-
-
-def _silent(trt: Any) -> Any:
-    class Silent(trt.ILogger):  # type: ignore[misc]  # the base is known at run time only
-        """What the log says, the parser's errors say too."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, msg: str) -> None:
-            pass
-
-    return Silent()
 
 
 @functools.cache
