@@ -22,7 +22,7 @@ TORCH_PACKAGES = ("unetsharp_trainer.network", "unetsharp_trainer.training")
 
 TRAINING = ["torch", "torchvision", "timm", "albumentations", "torchstain", "adabound", "matplotlib", "tensorboard"]
 DEPLOYMENT = ["safetensors", "onnxscript", "onnxsim", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "openslide"]
-OPTIONAL = [*TRAINING, *DEPLOYMENT, "tiffslide", "cv2"]
+OPTIONAL = [*TRAINING, *DEPLOYMENT, "cv2"]
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -369,10 +369,17 @@ def test_the_installed_command_with_what_ships(tmp_path: Path) -> None:
 def test_a_real_slides_region(tmp_path: Path) -> None:
     region = tifffile.imread(SLIDE, key=0)[2000:2400, 1000:1400]
     save(tmp_path / "region.png", region)
-    words = ["infer", str(tmp_path / "region.png"), str(SLIDE), "-o", str(tmp_path / "out"), "--mpp", "0.499"]
-    done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "whole-slide files (.svs)" in done.stderr
-    (picture, slide) = record(tmp_path)["pictures"]
+    about = "Aperio Image Library v11.2.1|AppMag = 20|MPP = 0.4990"
+    tifffile.imwrite(tmp_path / "slide.svs", region, tile=(240, 240), photometric="rgb", description=about)
+    for words in (["region.png", "--mpp", "0.499", "-o", "a"], ["slide.svs", "-o", "b"]):
+        done = subprocess.run([PROGRAM, "infer", *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    picture, slide = (json.loads((tmp_path / folder / "run.json").read_text("utf-8"))["pictures"][0] for folder in "ab")
     assert sum(picture["counts"].values()) > 20
-    assert "error" in slide
+    assert slide["counts"] == picture["counts"]
+    assert (slide["mpp"], slide["mpp_from"]) == (0.499, "file")
+    outlines = [
+        [feature["geometry"] for feature in json.loads((tmp_path / name).read_text())["features"]]
+        for name in ("a/region.geojson", "b/slide.geojson")
+    ]
+    assert outlines[0] == outlines[1]

@@ -7,7 +7,7 @@ import typer
 
 from unetsharp.cli.bundle_options import Rebuild, Trust
 from unetsharp.cli.output import Output
-from unetsharp_engines.errors import InputError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -119,7 +119,8 @@ def infer(
         run.over(files, resume=resume)
     output.result(run.record, _summary(run, out))
     if run.failures:
-        raise InputError(
+        lacking = run.record["exit_status"] == MissingCapabilityError.exit_code
+        raise (MissingCapabilityError if lacking else InputError)(
             f"{len(run.failures)} of {len(files)} files could not be segmented, as told above and in {out / 'run.json'}"
         )
 

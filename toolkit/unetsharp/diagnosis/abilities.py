@@ -28,6 +28,7 @@ class _Need:
 
 _COMMANDS = (
     _Need(command="infer", does="find nuclei, with ONNX Runtime on the CPU"),
+    _Need(command="infer", does="… on scanners' own slides: MRXS, NDPI, DICOM", extra="wsi"),
     _Need(command="infer", does="… with weights, on PyTorch", extra="export"),
     _Need(command="infer", does="… with a bundle's TensorRT engine", extra="gpu", tensorrt=True, gpu=True),
     _Need(command="infer", does="… with a bundle's TensorRT-RTX engine", extra="gpu,rtx", gpu=True),

@@ -46,8 +46,9 @@ _PACKAGES = (
     _Package(module="PIL", purpose="reads PNG, JPEG"),
     _Package(module="tifffile", purpose="reads TIFF"),
     _Package(module="imagecodecs", purpose="decompresses TIFF"),
-    _Package(module="openslide", purpose="reads slides"),
-    _Package(module="tiffslide", purpose="reads slides"),
+    _Package(
+        module="openslide", purpose="reads scanners' own slides", probe=lambda openslide: openslide.__library_version__
+    ),
 )
 
 

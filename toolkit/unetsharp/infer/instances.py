@@ -10,7 +10,7 @@ from skimage.segmentation import watershed
 
 from unetsharp_engines.contract import MPP
 
-__all__ = ["MIN_AREA_UM2", "separate"]
+__all__ = ["MIN_AREA", "MIN_AREA_UM2", "separate"]
 
 MIN_AREA_UM2: float = 3.0
 """Smallest nucleus, µm²: a disc 2 µm across. Intact nuclei are 5 µm and more; smaller specks are debris, granules and
@@ -27,7 +27,8 @@ SPLIT_DEPTH_UM: float = 0.19
 """How much narrower than both its sides a waist must be, in radius, for two nuclei to be told apart (h of the
 h-maxima). Smoothing and depth were chosen on the instance labels of DSB 2018 and PanNuke-like tiles."""
 
-_MIN_AREA = round(MIN_AREA_UM2 / MPP**2)
+MIN_AREA: int = round(MIN_AREA_UM2 / MPP**2)
+"""`MIN_AREA_UM2` in network pixels."""
 _MAX_HOLE = round(MAX_HOLE_UM2 / MPP**2)
 _SMOOTHING = SMOOTHING_UM / MPP
 _SPLIT_DEPTH = SPLIT_DEPTH_UM / MPP
@@ -85,7 +86,7 @@ def _close_small_holes(foreground: Bool) -> Bool:
 def _split(mask: Bool) -> Int:
     """One component, bool [h, w] → int32 [h, w] numbering its nuclei from 1."""
     whole = mask.astype(np.int32)
-    if np.count_nonzero(mask) < 2 * _MIN_AREA:
+    if np.count_nonzero(mask) < 2 * MIN_AREA:
         return whole
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask).astype(np.float32), _SMOOTHING)
     distance[~mask] = 0
@@ -93,7 +94,7 @@ def _split(mask: Bool) -> Int:
         return whole
     markers, count = _h_maxima(distance)
     flooded = watershed(-distance, markers, mask=mask)
-    small = np.bincount(flooded.ravel(), minlength=count + 1) < _MIN_AREA
+    small = np.bincount(flooded.ravel(), minlength=count + 1) < MIN_AREA
     if small[1:].all():
         return whole
     if small.any():  # slivers belong to the neighbour that floods them when they are no source
@@ -124,7 +125,7 @@ def _whole_nuclei(pieces: Int) -> Int:
             continue
         view = pieces[box]
         filled = ndimage.binary_fill_holes(view == index + 1, structure=_WITH_DIAGONALS)
-        view[filled] = index + 1 if np.count_nonzero(filled) >= _MIN_AREA else 0
+        view[filled] = index + 1 if np.count_nonzero(filled) >= MIN_AREA else 0
     return _renumbered(pieces)
 
 

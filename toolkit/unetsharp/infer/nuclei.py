@@ -39,15 +39,16 @@ def foreground(probabilities_CHW: npt.NDArray[np.floating]) -> npt.NDArray[np.bo
 
 
 def find_nuclei(
-    probabilities_CHW: npt.NDArray[np.float16], scale: Scale
+    probabilities_CHW: npt.NDArray[np.float16], scale: Scale, corner: tuple[int, int] = (0, 0)
 ) -> tuple[npt.NDArray[np.int32], tuple[Nucleus, ...]]:
     """Instances and nuclei of float16 [6, h, w] class probabilities on the network's grid of ``scale``.
 
-    Instances are int32 [h, w], 0 outside and i + 1 on the pixels of nucleus i.
+    They may be of a part of the grid that begins at ``corner`` (row, column); nuclei are placed in the whole picture
+    all the same. Instances are int32 [h, w], 0 outside and i + 1 on the pixels of nucleus i.
     """
     instances = separate(foreground(probabilities_CHW))
     boxes = ndimage.find_objects(instances)
-    nuclei = (_measure(instances, probabilities_CHW, scale, i + 1, box) for i, box in enumerate(boxes))
+    nuclei = (_measure(instances, probabilities_CHW, scale, corner, i + 1, box) for i, box in enumerate(boxes))
     return instances, tuple(nuclei)
 
 
@@ -55,6 +56,7 @@ def _measure(
     instances: npt.NDArray[np.int32],
     probabilities_CHW: npt.NDArray[np.float16],
     scale: Scale,
+    corner: tuple[int, int],
     number: int,
     box: tuple[slice, slice],
 ) -> Nucleus:
@@ -62,8 +64,11 @@ def _measure(
     means = probabilities_CHW[:, box[0], box[1]][:, mask].mean(axis=1, dtype=np.float64)
     tissue_class = CLASSES[int(means[: len(NUCLEUS_CLASSES)].argmax())]
     rows, columns = np.nonzero(mask)
-    corner_xy = np.array([box[1].start, box[0].start])
+    top, left = (s.start + c for s, c in zip(box, corner, strict=True))
+    bottom, right = (s.stop + c for s, c in zip(box, corner, strict=True))
+    corner_xy = np.array([left, top])
     to_picture_xy = np.array(scale.picture_per_network[::-1])
+    height, width = scale.network_size
     center_xy = (np.array([columns.mean(), rows.mean()]) + 0.5 + corner_xy) * to_picture_xy
     return Nucleus(
         tissue_class=tissue_class,
@@ -71,5 +76,5 @@ def _measure(
         polygon=(outline(mask) + corner_xy) * to_picture_xy,
         centroid=(float(center_xy[0]), float(center_xy[1])),
         area_um2=len(rows) * scale.network_pixel_area,
-        on_border=any(s.start == 0 or s.stop == n for s, n in zip(box, instances.shape, strict=True)),
+        on_border=min(top, left) == 0 or bottom == height or right == width,
     )

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetsharp.infer.images import Header, Picture, probe, read_picture
+from unetsharp.infer.fields import fields_of
+from unetsharp.infer.images import Header, Picture, Slide, open_slide, probe, read_picture
 from unetsharp.infer.inputs import InputFile
-from unetsharp.infer.segmentation import Segmentation, Settings, segment, tiles_of
-from unetsharp.infer.tiling import overlap_of
+from unetsharp.infer.resolution import Scale
+from unetsharp.infer.segmentation import Found, Settings, segment
+from unetsharp.infer.slides import segment_slide
+from unetsharp.infer.tiling import Grid, overlap_of
+from unetsharp.infer.unfinished import Unfinished
 from unetsharp.outputs import geojson, mask, overlay, record, tables
 from unetsharp.outputs.folder import check_folder
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import MPP
-from unetsharp_engines.errors import InputError
+from unetsharp_engines.errors import InputError, MissingCapabilityError, UnetSharpError
 from unetsharp_engines.files import sha256_of
 from unetsharp_engines.runtimes.base import Runtime
 
@@ -30,7 +34,7 @@ __all__ = ["FORMATS", "Run", "parse_formats"]
 @dataclass(frozen=True)
 class _Format:
     ending: str
-    write: Callable[[Segmentation, Path], None]
+    write: Callable[[Found, Path], None]
 
 
 FORMATS: dict[str, _Format] = {
@@ -80,6 +84,7 @@ class Run:
         self._folder = folder
         self._model = model
         self._output = output
+        self._resume = False
         self._warned: Counter[str] = Counter()
         self._recorded_at = time.monotonic()
         self._entries: dict[str, dict[str, Any] | None] = {}
@@ -114,6 +119,7 @@ class Run:
         With ``resume`` pictures whose outputs the folder's record calls complete, for this file, model and these
         settings, are kept.
         """
+        self._resume = resume
         kept = self._finished_before(inputs) if resume else {}
         work = [(file, self._tiles(file)) for file in inputs if file.name not in kept]
         self._entries = dict.fromkeys((file.name for file in inputs), None) | kept
@@ -123,7 +129,7 @@ class Run:
             with self._output.progress("Segmenting", sum(tiles for _, tiles in work)) as advance:
                 for file, tiles in work:
                     self._one(file, _Share(advance, tiles, file.name))
-            self.record["exit_status"] = InputError.exit_code if self.failures else 0
+            self.record["exit_status"] = min((failure["exit_status"] for failure in self.failures), default=0)
         except KeyboardInterrupt:
             self.record["exit_status"] = 130
             raise
@@ -133,30 +139,58 @@ class Run:
     def _one(self, file: InputFile, advance: "_Share") -> None:
         try:
             entry = self._segmented(file, advance)
-        except InputError as error:
+        except (InputError, MissingCapabilityError) as error:
             line = _named(file, error)
             self._output.error(line)
-            entry = {"picture": file.name, "path": str(file.path), "error": line}
+            entry = {"picture": file.name, "path": str(file.path), "error": line, "exit_status": error.exit_code}
         advance.complete()
         self._entries[file.name] = entry
         if time.monotonic() - self._recorded_at > RECORD_EVERY_S:
             self._write_record()
 
     def _segmented(self, file: InputFile, advance: Callable[[int], None]) -> dict[str, Any]:
+        slide = open_slide(file.path)
+        if slide is None:
+            return self._whole(file, advance)
+        with slide:
+            return self._by_fields(file, slide, advance)
+
+    def _whole(self, file: InputFile, advance: Callable[[int], None]) -> dict[str, Any]:
         start = time.perf_counter()
         picture = read_picture(file.path)
         read_s = time.perf_counter() - start
         mpp, source = self._resolution(picture)
         result = segment(picture.pixels, self._runtime, self._settings, mpp=mpp, advance=advance)
-        write_start = time.perf_counter()
+        result.seconds["read"] = read_s
+        return self._entry(file, sha256_of(file.path), result, source, picture.notes)
+
+    def _by_fields(self, file: InputFile, slide: Slide, advance: Callable[[int], None]) -> dict[str, Any]:
+        digest = sha256_of(file.path)
+        mpp, source = self._resolution(slide)
+        unfinished = Unfinished(
+            self._folder / f"{file.name}.unfinished",
+            fingerprint=self._fingerprint(digest),
+            size=(slide.height, slide.width),
+            resume=self._resume,
+        )
+        result = segment_slide(
+            slide, self._runtime, self._settings, mpp=mpp, file_sha256=digest, unfinished=unfinished, advance=advance
+        )
+        entry = self._entry(file, digest, result, source, ())
+        unfinished.remove()
+        return entry
+
+    def _entry(self, file: InputFile, digest: str, result: Found, source: str, notes: Sequence[str]) -> dict[str, Any]:
+        """Write the outputs; what is recorded of a picture."""
+        start = time.perf_counter()
         outputs = self._written(file, result)
-        seconds = {"read": read_s, **result.seconds, "write": time.perf_counter() - write_start}
-        warnings = [*self._resolution_warning(source), *picture.notes, *result.warnings]
+        seconds = {**result.seconds, "write": time.perf_counter() - start}
+        warnings = [*self._resolution_warning(source), *notes, *result.warnings]
         self._warn(file, warnings)
         return {
             "picture": file.name,
             "path": str(file.path),
-            "sha256": (digest := sha256_of(file.path)),
+            "sha256": digest,
             "fingerprint": self._fingerprint(digest),
             **_about(result),
             "mpp_from": source,
@@ -165,13 +199,15 @@ class Run:
             "warnings": warnings,
         }
 
-    def _written(self, file: InputFile, result: Segmentation) -> dict[str, str]:
+    def _written(self, file: InputFile, result: Found) -> dict[str, str]:
         names = {name: file.name + FORMATS[name].ending for name in self._formats}
+        if "mask" in names:
+            names["mask"] = str(Path(names["mask"]).with_suffix(mask.suffix(result)))
         for name, output_name in names.items():
             FORMATS[name].write(result, self._folder / output_name)
         return names
 
-    def _resolution(self, header: Header | Picture) -> tuple[float, str]:
+    def _resolution(self, header: Header | Picture | Slide) -> tuple[float, str]:
         if self._mpp is not None:
             return self._mpp, "--mpp"
         return (header.mpp, "file") if header.mpp else (MPP, "assumed")
@@ -191,13 +227,17 @@ class Run:
     def _tiles(self, file: InputFile) -> int:
         """Tiles a picture will take, 0 for one that cannot be read: that is told in its turn."""
         try:
-            header = probe(file.path)
-            mpp, _ = self._resolution(header)
-            return tiles_of(
-                header.height, header.width, mpp, tile=self._runtime.info.tile, overlap=self._settings.overlap
-            )
-        except InputError:
+            slide = open_slide(file.path)
+            if slide is None:
+                return self._grid(probe(file.path)).tiles
+            with slide:
+                return sum(field.grid.tiles for field in fields_of(self._grid(slide)))
+        except UnetSharpError:
             return 0
+
+    def _grid(self, header: Header | Slide) -> Grid:
+        scale = Scale(header.height, header.width, self._resolution(header)[0])
+        return Grid.over(scale.network_size, tile=self._runtime.info.tile, overlap=self._settings.overlap)
 
     def _fingerprint(self, digest: str) -> str:
         """Equal for equal results: the file (SHA-256 ``digest``), model, version, and what changes an output."""
@@ -251,8 +291,8 @@ class _Share:
         self._advance(self._left)
 
 
-def _about(result: Segmentation) -> dict[str, Any]:
-    height, width = result.classes.shape
+def _about(result: Found) -> dict[str, Any]:
+    height, width = result.size
     transform = result.stain.plan.transform
     return {
         "width": width,
@@ -269,7 +309,7 @@ def _about(result: Segmentation) -> dict[str, Any]:
     }
 
 
-def _named(file: InputFile, error: InputError) -> str:
+def _named(file: InputFile, error: UnetSharpError) -> str:
     """The error's line, with the file's name in front if it is not there yet."""
     line = str(error)
     return line if str(file.path) in line else f"{file.path}: {line}"

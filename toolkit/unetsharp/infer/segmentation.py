@@ -3,8 +3,9 @@
 import hashlib
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from unetsharp.infer.glass import is_glass
 from unetsharp.infer.nuclei import Nucleus, find_nuclei
 from unetsharp.infer.resolution import Scale, check_mpp
 from unetsharp.infer.staining import PictureStain, StainSetting, plan_for
@@ -26,7 +28,7 @@ from unetsharp_engines.runtimes.base import Runtime
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Segmentation", "Settings", "segment"]
+__all__ = ["Clock", "Found", "Segmentation", "Settings", "segment"]
 
 COARSE_MPP: float = 0.3
 """Above this, µm per pixel, a picture has visibly less detail than the network was trained on."""
@@ -48,21 +50,19 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Segmentation:
-    """What was found in one picture."""
+class Found(ABC):
+    """What was found in one picture or slide: what all outputs are written from."""
 
     picture: npt.NDArray[np.uint8]
-    """The picture, RGB uint8 [H, W, 3]."""
+    """The picture, RGB uint8 [h, w, 3]; of a slide an overview."""
+    size: tuple[int, int]
+    """Height and width in pixels at full resolution."""
     mpp: float
-    """Its µm per pixel."""
+    """µm per pixel at full resolution."""
     classes: npt.NDArray[np.uint8]
-    """Label of the most probable class of each pixel, uint8 [H, W]: background 0, nuclei 1 to 5."""
-    probabilities: npt.NDArray[np.float16]
-    """Class probabilities, float16 [6, h, w], at the network's resolution, channels as `contract.CLASSES`."""
-    instances: npt.NDArray[np.int32]
-    """Number of the nucleus each pixel belongs to, int32 [h, w], 0 for none; number n is ``nuclei[n - 1]``."""
-    nuclei: tuple[Nucleus, ...]
-    """In reading order of their topmost pixels."""
+    """Label of the most probable class of each pixel at full resolution, uint8 [H, W]: background 0, nuclei 1 to 5."""
+    nuclei: Collection[Nucleus]
+    """Those of a slide lie in files: they are read anew each time they are gone through."""
     model: ModelInfo
     """The network."""
     stain: PictureStain
@@ -71,6 +71,11 @@ class Segmentation:
     """Time of each stage."""
 
     @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of what was segmented: what nucleus ids are made from."""
+
+    @cached_property
     def counts(self) -> dict[str, int]:
         """Nuclei by class name. Classes the network was never taught have no entry: it cannot count them."""
         found = Counter(nucleus.tissue_class.name for nucleus in self.nuclei)
@@ -79,7 +84,7 @@ class Segmentation:
     @property
     def area_mm2(self) -> float:
         """Area of the picture, mm²."""
-        height, width = self.classes.shape
+        height, width = self.size
         return float(height * width * self.mpp**2 / 1e6)
 
     @property
@@ -88,18 +93,9 @@ class Segmentation:
         coarse = f"at {self.mpp:g} µm/px it has less detail than the {MPP} µm/px the network was trained at"
         return (coarse,) * (self.mpp > COARSE_MPP) + self.stain.warnings
 
-    @cached_property
-    def picture_sha256(self) -> str:
-        """SHA-256 of the picture's shape and pixels: what nucleus ids are made from."""
-        digest = hashlib.sha256(repr(self.picture.shape).encode())
-        digest.update(self.picture.tobytes())
-        return digest.hexdigest()
-
-    @cached_property
-    def ids(self) -> tuple[str, ...]:
-        """A UUID for each nucleus: equal outlines in equal pictures have equal ids, in every run and every file."""
-        outlines = (nucleus.polygon.tobytes().hex() for nucleus in self.nuclei)
-        return tuple(str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.picture_sha256}:{outline}")) for outline in outlines)
+    def id_of(self, nucleus: Nucleus) -> str:
+        """A UUID: equal outlines in equal pictures have equal ids, in every run and every file."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.digest}:{nucleus.polygon.tobytes().hex()}"))
 
     def overlay(self) -> "Image":
         """The picture with every nucleus outlined in its class's colour, and a legend (`outputs.overlay.draw`)."""
@@ -120,9 +116,23 @@ class Segmentation:
         tables.write_nuclei(self, Path(path))
 
 
-def tiles_of(height: int, width: int, mpp: float, *, tile: int, overlap: int | None) -> int:
-    """How many tiles a picture of this size and resolution takes."""
-    return len(Grid.over(Scale(height, width, mpp).network_size, tile=tile, overlap=overlap).positions)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation(Found):
+    """What was found in one picture, held in memory."""
+
+    nuclei: tuple[Nucleus, ...]
+    """In reading order of their topmost pixels."""
+    probabilities: npt.NDArray[np.float16]
+    """Class probabilities, float16 [6, h, w], at the network's resolution, channels as `contract.CLASSES`."""
+    instances: npt.NDArray[np.int32]
+    """Number of the nucleus each pixel belongs to, int32 [h, w], 0 for none; number n is ``nuclei[n - 1]``."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the picture's shape and pixels: what nucleus ids are made from."""
+        digest = hashlib.sha256(repr(self.picture.shape).encode())
+        digest.update(self.picture.tobytes())
+        return digest.hexdigest()
 
 
 def segment(
@@ -137,7 +147,7 @@ def segment(
 
     ``advance`` is told how many tiles are done. Raises InputError for other arrays and resolutions out of bounds.
     """
-    clock = _Clock()
+    clock = Clock()
     scale = Scale(*_size_of(picture), check_mpp(mpp))
     with clock("resample"):
         network_picture = scale.to_network(picture)
@@ -151,6 +161,7 @@ def segment(
             lambda batches: runtime.probabilities_of(batches, stain.plan),
             batch=settings.batch or runtime.batch,
             advance=advance,
+            glass=is_glass,
         )
     with clock("classes"):
         classes = scale.to_picture_labels(probabilities)
@@ -158,6 +169,7 @@ def segment(
         instances, nuclei = find_nuclei(probabilities, scale)
     return Segmentation(
         picture=picture,
+        size=picture.shape[:2],
         mpp=mpp,
         classes=classes,
         probabilities=probabilities,
@@ -177,7 +189,7 @@ def _size_of(picture: npt.NDArray[np.uint8]) -> tuple[int, int]:
     return picture.shape[0], picture.shape[1]
 
 
-class _Clock:
+class Clock:
     """Seconds of named stages."""
 
     def __init__(self) -> None:
@@ -185,6 +197,7 @@ class _Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time that the block takes to ``stage``."""
         start = time.perf_counter()
         yield
-        self.seconds[stage] = time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -7,12 +7,12 @@ What a tile needs beyond the picture is the picture mirrored at its border.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from unetsharp_engines.contract import CLASSES
+from unetsharp_engines.contract import BACKGROUND, CLASSES
 from unetsharp_engines.errors import InputError
 
 __all__ = ["Axis", "Grid", "Predict", "blend", "overlap_of"]
@@ -57,11 +57,28 @@ class Axis:
         As few tiles as reach, what they reach too far split evenly between both ends: a picture of a tile's size is
         exactly one tile.
         """
-        step = self.tile - self.overlap
-        beyond = -(self.length - self.overlap) % step if self.length > self.tile else self.tile - self.length
-        first = -((beyond // 2 + self.shift) % step)
-        count = max(1, -(-(self.length - self.overlap - first) // step))
-        return [first + i * step for i in range(count)]
+        first = -((self._margin + self.shift) % self.step)
+        count = max(1, -(-(self.length - self.overlap - first) // self.step))
+        return [first + i * self.step for i in range(count)]
+
+    @property
+    def step(self) -> int:
+        """Pixels from one tile's start to the next's."""
+        return self.tile - self.overlap
+
+    @property
+    def _margin(self) -> int:
+        """Pixels that the first tile would reach beyond the picture, were there no shift."""
+        beyond = -(self.length - self.overlap) % self.step if self.length > self.tile else self.tile - self.length
+        return beyond // 2
+
+    def part(self, begin: int, end: int) -> "Axis":
+        """The axis of pixels ``begin`` to ``end`` alone: its tiles lie where this one's lie.
+
+        ``begin`` is 0 or one of `starts`.
+        """
+        alone = replace(self, length=end - begin, shift=0)
+        return replace(alone, shift=(begin - self.starts[0] - alone._margin) % self.step)
 
     def pixels(self, start: int) -> npt.NDArray[np.intp]:
         """The picture's pixels under the tile at ``start``, intp [tile]: mirrored at both ends, as often as needed."""
@@ -103,38 +120,61 @@ class Grid:
         """First row and column of each tile, row by row."""
         return [(y, x) for y in self.rows.starts for x in self.columns.starts]
 
+    @property
+    def tiles(self) -> int:
+        """How many tiles there are."""
+        return len(self.rows.starts) * len(self.columns.starts)
+
     def cut(self, picture: npt.NDArray[np.uint8], position: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """One tile of a uint8 [H, W, 3] picture, uint8 [T, T, 3]."""
         y, x = position
         return picture[np.ix_(self.rows.pixels(y), self.columns.pixels(x))]
 
+    def view(self, picture: npt.NDArray[np.uint8], position: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """What a tile shows of the picture itself, without the mirrored margin: a view of it."""
+        y, x = position
+        return picture[max(0, y) : y + self.rows.tile, max(0, x) : x + self.columns.tile]
+
 
 def blend(
-    picture: npt.NDArray[np.uint8], grid: Grid, predict: Predict, *, batch: int, advance: Callable[[int], None]
+    picture: npt.NDArray[np.uint8],
+    grid: Grid,
+    predict: Predict,
+    *,
+    batch: int,
+    advance: Callable[[int], None],
+    glass: Callable[[npt.NDArray[np.uint8]], bool] = lambda _shown: False,
 ) -> npt.NDArray[np.float16]:
     """Class probabilities of a whole picture, float16 [6, H, W], from those of its tiles.
 
     ``picture`` is uint8 [H, W, 3] of the grid's size; ``predict`` gets batches of up to ``batch`` tiles, and may be
-    ahead of what it gives; ``advance`` is told how many tiles are done. Sums are float32, over one row of tiles at a
-    time, so memory beside the result does not grow with the picture's height.
+    ahead of what it gives; ``advance`` is told how many tiles are done. Tiles of which ``glass`` says, from the part
+    of the picture they show, that they show nothing are background without being predicted. Sums are float32, over
+    one row of tiles at a time, so memory beside the result does not grow with the picture's height. Probabilities
+    below float16's smallest normal number, 0.00006, become 0.
     """
     result = np.empty((len(CLASSES), grid.rows.length, grid.columns.length), np.float16)
     band = _Band(grid, result)
-    for position, tile in _predicted(picture, grid, predict, batch, advance):
-        band.add(position, tile)
+    shown = [position for position in grid.positions if not glass(grid.view(picture, position))]
+    predicted = _predicted(picture, grid, shown, predict, batch)
+    background = np.zeros((len(CLASSES), grid.rows.tile, grid.columns.tile), np.float32)
+    background[BACKGROUND.channel] = 1
+    asked = set(shown)
+    for position in grid.positions:
+        band.add(position, next(predicted) if position in asked else background)
+        advance(1)
     band.finish()
     return result
 
 
 def _predicted(
-    picture: npt.NDArray[np.uint8], grid: Grid, predict: Predict, batch: int, advance: Callable[[int], None]
-) -> Iterator[tuple[tuple[int, int], npt.NDArray[np.float32]]]:
-    positions = grid.positions
+    picture: npt.NDArray[np.uint8], grid: Grid, positions: list[tuple[int, int]], predict: Predict, batch: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Probabilities of the tiles at ``positions``, float32 [6, T, T] each."""
     chunks = [positions[start : start + batch] for start in range(0, len(positions), batch)]
     batches = (np.stack([grid.cut(picture, position) for position in chunk]) for chunk in chunks)
-    for chunk, tiles in zip(chunks, predict(batches), strict=True):
-        advance(len(chunk))
-        yield from zip(chunk, tiles, strict=True)
+    for tiles in predict(batches):
+        yield from tiles
 
 
 class _Band:
@@ -170,4 +210,6 @@ class _Band:
     def _write(self, rows: int) -> None:
         first, last = max(0, self._top), min(self._result.shape[1], self._top + rows)
         if last > first:
-            self._result[:, first:last] = self._sum[:, first - self._top : last - self._top]
+            done = self._sum[:, first - self._top : last - self._top]
+            # numpy takes ten times as long for numbers that are no normal float16; as probabilities they say nothing.
+            self._result[:, first:last] = done * (done >= np.finfo(np.float16).smallest_normal)

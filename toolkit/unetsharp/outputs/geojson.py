@@ -11,7 +11,7 @@ from unetsharp_engines.files import replacing
 
 if TYPE_CHECKING:
     from unetsharp.infer.nuclei import Nucleus
-    from unetsharp.infer.segmentation import Segmentation
+    from unetsharp.infer.segmentation import Found
 
 __all__ = ["write"]
 
@@ -19,7 +19,7 @@ _DECIMALS = 3
 """Of a pixel, for coordinates. Outlines turn at least a quarter of a network pixel apart, so they stay simple."""
 
 
-def write(segmentation: "Segmentation", path: Path) -> None:
+def write(found: "Found", path: Path) -> None:
     """Write one Feature a nucleus, each on a line of its own, in pixels of the picture.
 
     QuPath's members: a UUID ``id``; ``objectType`` detection; ``classification`` with name and RGB colour;
@@ -29,17 +29,17 @@ def write(segmentation: "Segmentation", path: Path) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         separator = "\n"
-        for feature in _features(segmentation):
+        for feature in _features(found):
             file.write(separator + json.dumps(feature))
             separator = ",\n"
         file.write("\n]}\n")
 
 
-def _features(segmentation: "Segmentation") -> Iterator[dict[str, Any]]:
-    for identifier, nucleus in zip(segmentation.ids, segmentation.nuclei, strict=True):
+def _features(found: "Found") -> Iterator[dict[str, Any]]:
+    for nucleus in found.nuclei:
         yield {
             "type": "Feature",
-            "id": identifier,
+            "id": found.id_of(nucleus),
             "geometry": {"type": "Polygon", "coordinates": [np.round(nucleus.polygon, _DECIMALS).tolist()]},
             "properties": _properties(nucleus),
         }

@@ -1,25 +1,63 @@
-"""The class of every pixel, as an indexed PNG that looks like what it says."""
+"""The class of every pixel, as an indexed picture that looks like what it says."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
+from unetsharp.infer.images.picture import MAX_PIXELS
 from unetsharp_engines.contract import CLASSES
 from unetsharp_engines.files import replacing
 
 if TYPE_CHECKING:
-    from unetsharp.infer.segmentation import Segmentation
+    from unetsharp.infer.segmentation import Found
 
-__all__ = ["write"]
+__all__ = ["suffix", "write"]
+
+_TILE = (512, 512)
+_LEVELS = 256
 
 
-def write(segmentation: "Segmentation", path: Path) -> None:
-    """Write the label image of the picture's size: index 0 background, 1 to 5 nuclei, in the classes' colours.
+def suffix(found: "Found") -> str:
+    """``.png``, or ``.tif`` for what is larger than programs take a PNG to be."""
+    height, width = found.size
+    return ".png" if height * width <= MAX_PIXELS else ".tif"
 
-    8 bits a pixel, which every reader takes; Pillow gives the labels, readers that expand palettes the colours.
+
+def write(found: "Found", path: Path) -> None:
+    """Write the label image at full resolution: index 0 background, 1 to 5 nuclei, in the classes' colours.
+
+    8 bits a pixel, which every reader takes; Pillow and tifffile give the labels, readers that expand palettes the
+    colours. A path that ends in ``.tif`` becomes a TIFF in tiles, written tile by tile, with its resolution.
     """
-    image = Image.fromarray(segmentation.classes)
-    image.putpalette([level for c in sorted(CLASSES, key=lambda c: c.label) for level in c.color])
     with replacing(path) as temporary:
-        image.save(temporary, format="PNG", bits=8)
+        (_write_tiff if path.suffix == ".tif" else _write_png)(found, temporary)
+
+
+def _colors() -> list[tuple[int, int, int]]:
+    return [c.color for c in sorted(CLASSES, key=lambda c: c.label)]
+
+
+def _write_png(found: "Found", path: Path) -> None:
+    image = Image.fromarray(found.classes)
+    image.putpalette([level for color in _colors() for level in color])
+    image.save(path, format="PNG", bits=8)
+
+
+def _write_tiff(found: "Found", path: Path) -> None:
+    import tifffile
+
+    colors = np.zeros((3, _LEVELS), np.uint16)
+    colors[:, : len(CLASSES)] = np.transpose(_colors())
+    per_cm = 1e4 / found.mpp
+    tifffile.imwrite(
+        path,
+        found.classes,
+        photometric="palette",
+        colormap=colors * 257,  # 8 bits to TIFF's 16
+        tile=_TILE,
+        compression="zlib",
+        resolution=(per_cm, per_cm),
+        resolutionunit="CENTIMETER",
+    )

@@ -1,6 +1,7 @@
 """The overlay: the picture, every nucleus outlined in its class's colour, and a legend that says what was counted."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ from unetsharp_engines.contract import NUCLEUS_CLASSES, TissueClass
 from unetsharp_engines.files import replacing
 
 if TYPE_CHECKING:
-    from unetsharp.infer.segmentation import Segmentation
+    from unetsharp.infer.segmentation import Found
 
 __all__ = ["draw", "write"]
 
+Points = npt.NDArray[np.float64]
+"""A polygon's, [V, 2], (x, y)."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SMALLEST_SIDE, LARGEST_SIDE = 1400, 4000
@@ -27,6 +30,8 @@ OUTLINE_UM = 0.5
 """Width of outlines in µm, where that lies within `OUTLINE_PX`: so they do not hide the nuclei of coarse overlays."""
 OUTLINE_PX = (1.5, 2.5)
 """Least and largest width of outlines, in pixels of the overlay."""
+SMALLEST_OUTLINED = 0.6
+"""Pixels of the overlay in a µm: below this, where a nucleus is some 5 pixels wide, it is filled, not outlined."""
 HALO, HALO_OPACITY = 0.5, 0.6
 """Outlines lie on a white line, wider by this share of theirs on either side: blue on purple would not be seen."""
 SUPERSAMPLING = 2
@@ -39,18 +44,18 @@ TEXT = 22
 BAR_LENGTHS_UM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
-def write(segmentation: "Segmentation", path: Path) -> None:
+def write(found: "Found", path: Path) -> None:
     """Write the overlay as PNG."""
-    image = draw(segmentation)
+    image = draw(found)
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
 
 
-def draw(segmentation: "Segmentation") -> Image.Image:
+def draw(found: "Found") -> Image.Image:
     """The overlay, an RGB image: the picture, larger or smaller if need be, above a legend."""
-    zoom = _zoom(segmentation.classes.shape)
-    picture = _outlined(segmentation, zoom)
-    legend = _legend(segmentation, zoom, picture.width)
+    zoom = _zoom(found.size)
+    picture = _outlined(found, zoom)
+    legend = _legend(found, zoom, picture.width)
     overlay = Image.new("RGB", (max(picture.width, legend.width), picture.height + legend.height), PAPER)
     overlay.paste(picture, (0, 0))
     overlay.paste(legend, (0, picture.height))
@@ -64,53 +69,65 @@ def _zoom(size: tuple[int, ...]) -> float:
     return float(min(LARGEST_ZOOM, math.ceil(SMALLEST_SIDE / longest)))
 
 
-def _outlined(segmentation: "Segmentation", zoom: float) -> Image.Image:
-    height, width = (max(1, round(side * zoom)) for side in segmentation.classes.shape)
-    image = Image.fromarray(segmentation.picture).resize((width, height), Image.Resampling.BICUBIC)
-    thinnest, thickest = OUTLINE_PX
-    outline = min(thickest, max(thinnest, OUTLINE_UM * zoom / segmentation.mpp))
+def _outlined(found: "Found", zoom: float) -> Image.Image:
+    height, width = (max(1, round(side * zoom)) for side in found.size)
+    image = Image.fromarray(found.picture).resize((width, height), Image.Resampling.BICUBIC)
+    drawn = _filled if zoom / found.mpp < SMALLEST_OUTLINED else _outlines
     for tissue_class in NUCLEUS_CLASSES:
-        polygons = [n.polygon for n in segmentation.nuclei if n.tissue_class == tissue_class]
-        if polygons:
-            halo = _lines(polygons, zoom, image.size, outline * (1 + 2 * HALO))
-            image.paste(PAPER, mask=halo.point([round(coverage * HALO_OPACITY) for coverage in range(256)]))
-            image.paste(tissue_class.color, mask=_lines(polygons, zoom, image.size, outline))
+        if found.counts.get(tissue_class.name):
+            polygons = (n.polygon * zoom for n in found.nuclei if n.tissue_class == tissue_class)
+            drawn(image, polygons, tissue_class.color, OUTLINE_UM * zoom / found.mpp)
     return image
 
 
-def _lines(
-    polygons: list[npt.NDArray[np.float64]], zoom: float, size: tuple[int, int], thickness: float
-) -> Image.Image:
+def _outlines(image: Image.Image, polygons: Iterable[Points], color: tuple[int, int, int], thickness: float) -> None:
+    thinnest, thickest = OUTLINE_PX
+    thickness = min(thickest, max(thinnest, thickness))
+    polygons = list(polygons)
+    halo = _lines(polygons, image.size, thickness * (1 + 2 * HALO))
+    image.paste(PAPER, mask=halo.point([round(coverage * HALO_OPACITY) for coverage in range(256)]))
+    image.paste(color, mask=_lines(polygons, image.size, thickness))
+
+
+def _filled(image: Image.Image, polygons: Iterable[Points], color: tuple[int, int, int], _thickness: float) -> None:
+    large = Image.new("L", (image.width * SUPERSAMPLING, image.height * SUPERSAMPLING))
+    pen = ImageDraw.Draw(large)
+    for polygon in polygons:
+        pen.polygon([tuple(point) for point in (polygon * SUPERSAMPLING - 0.5).tolist()], fill=255)
+    image.paste(color, mask=large.reduce(SUPERSAMPLING))
+
+
+def _lines(polygons: Iterable[Points], size: tuple[int, int], thickness: float) -> Image.Image:
     """Coverage of the polygons' outlines, ``thickness`` pixels wide: an "L" image of ``size``."""
     large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
     pen = ImageDraw.Draw(large)
     for polygon in polygons:
-        points = [tuple(point) for point in (polygon * (zoom * SUPERSAMPLING) - 0.5).tolist()]
+        points = [tuple(point) for point in (polygon * SUPERSAMPLING - 0.5).tolist()]
         pen.line(points + points[1:2], fill=255, width=round(thickness * SUPERSAMPLING), joint="curve")
     return large.reduce(SUPERSAMPLING)
 
 
-def _legend(segmentation: "Segmentation", zoom: float, width: int) -> Image.Image:
+def _legend(found: "Found", zoom: float, width: int) -> Image.Image:
     """A strip at least ``width`` wide: one entry a class, wrapped into rows, and the scale bar."""
     font = ImageFont.load_default(TEXT)
-    entries = [(c, _entry(segmentation, c)) for c in NUCLEUS_CLASSES]
+    entries = [(c, _entry(found, c)) for c in NUCLEUS_CLASSES]
     column = max(round(font.getlength(text)) for _, text in entries) + 5 * TEXT // 2
     width = max(width, column + TEXT)
     per_row = max(1, (width - TEXT) // column)
-    bar_um, bar_px = _bar(segmentation.mpp / zoom, width)
+    bar_um, bar_px = _bar(found.mpp / zoom, width)
     rows = -(-len(entries) // per_row)
     legend = Image.new("RGB", (width, (2 * rows + 4) * TEXT), PAPER)
     pen = ImageDraw.Draw(legend)
     for index, (tissue_class, text) in enumerate(entries):
         row, place = divmod(index, per_row)
-        taught = tissue_class.name in segmentation.counts
+        taught = tissue_class.name in found.counts
         _draw_entry(pen, (TEXT + place * column, (2 * row + 1) * TEXT), tissue_class, text, font, taught)
     _draw_bar(pen, ((2 * rows + 1) * TEXT), bar_px, f"{bar_um} microns", font)
     return legend
 
 
-def _entry(segmentation: "Segmentation", tissue_class: TissueClass) -> str:
-    count = segmentation.counts.get(tissue_class.name)
+def _entry(found: "Found", tissue_class: TissueClass) -> str:
+    count = found.counts.get(tissue_class.name)
     return f"{tissue_class.name}: not taught" if count is None else f"{tissue_class.name}: {count:,}"
 
 

@@ -9,7 +9,7 @@ from unetsharp_engines.contract import NUCLEUS_CLASSES
 from unetsharp_engines.files import replacing
 
 if TYPE_CHECKING:
-    from unetsharp.infer.segmentation import Segmentation
+    from unetsharp.infer.segmentation import Found
 
 __all__ = ["COUNT_COLUMNS", "NUCLEUS_COLUMNS", "write_counts", "write_nuclei"]
 
@@ -23,9 +23,9 @@ COUNT_COLUMNS = ("picture", *(c.name.lower() for c in NUCLEUS_CLASSES), "total",
 """Empty for a class that the network was never taught: unknown, not zero."""
 
 
-def write_nuclei(segmentation: "Segmentation", path: Path) -> None:
+def write_nuclei(found: "Found", path: Path) -> None:
     """Write `NUCLEUS_COLUMNS` of every nucleus, UTF-8 CSV, in the order of the GeoJSON."""
-    _write(path, NUCLEUS_COLUMNS, _nucleus_rows(segmentation))
+    _write(path, NUCLEUS_COLUMNS, _nucleus_rows(found))
 
 
 def write_counts(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -40,12 +40,12 @@ def _write(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]
         writer.writerows(rows)
 
 
-def _nucleus_rows(segmentation: "Segmentation") -> Iterable[tuple[Any, ...]]:
-    for identifier, nucleus in zip(segmentation.ids, segmentation.nuclei, strict=True):
+def _nucleus_rows(found: "Found") -> Iterable[tuple[Any, ...]]:
+    for nucleus in found.nuclei:
         x, y = nucleus.centroid
-        places = (f"{x:.2f}", f"{y:.2f}", f"{x * segmentation.mpp:.2f}", f"{y * segmentation.mpp:.2f}")
+        places = (f"{x:.2f}", f"{y:.2f}", f"{x * found.mpp:.2f}", f"{y * found.mpp:.2f}")
         yield (
-            identifier,
+            found.id_of(nucleus),
             nucleus.tissue_class.name,
             f"{nucleus.probability:.4f}",
             *places,

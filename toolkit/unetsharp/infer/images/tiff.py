@@ -1,6 +1,7 @@
 """TIFF by tifffile: strips or tiles, any compression imagecodecs knows, one picture or the full level of a pyramid."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from tifffile import EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPageSeries
 from unetsharp.infer.images.picture import Header, Picture, check_size, plausible_mpp, to_rgb
 from unetsharp_engines.errors import InputError
 
-__all__ = ["probe", "read"]
+__all__ = ["first_picture", "mpp_of", "probe", "read", "size_of"]
 
 _PHOTOMETRIC = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
 _UPRIGHT = 1
@@ -21,13 +22,14 @@ _UPRIGHT = 1
 def probe(path: Path) -> Header:
     """Size of the first picture at full resolution, and its resolution in µm."""
     with _opened(path) as (file, series):
-        height, width = series.shape[series.axes.index("Y")], series.shape[series.axes.index("X")]
-        return Header(height, width, _mpp(file))
+        check_size(*size_of(series))
+        return Header(*size_of(series), mpp_of(file))
 
 
 def read(path: Path) -> Picture:
     """Decode the first picture at full resolution. InputError for stacks, 16 bits, and colours other than grey, RGB."""
     with _opened(path) as (file, series):
+        check_size(*size_of(series))
         samples = series.asarray()
         if series.axes == "SYX":
             samples = np.moveaxis(samples, 0, -1)
@@ -35,20 +37,47 @@ def read(path: Path) -> Picture:
             samples = np.invert(samples)
         samples, dropped = _without_unknown_samples(samples, series.keyframe.extrasamples)
         pixels, notes = to_rgb(samples)
-        others = len(file.series) - 1
-        if others:
-            notes += (f"it holds {others} more picture(s), such as a thumbnail; the first was taken",)
-        return Picture(pixels, _mpp(file), notes + dropped)
+        return Picture(pixels, mpp_of(file), notes + _others(file) + dropped)
+
+
+def first_picture(file: TiffFile) -> TiffPageSeries:
+    """The file's first picture; InputError if it is none that can be taken for 8-bit grey or RGB."""
+    # tifffile logs oddities of tags on standard error; what matters of them is checked here or raises.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    series = file.series[0]
+    _check(series)
+    return series
+
+
+def size_of(series: TiffPageSeries) -> tuple[int, int]:
+    """Height and width."""
+    return series.shape[series.axes.index("Y")], series.shape[series.axes.index("X")]
+
+
+def mpp_of(file: TiffFile) -> float | None:
+    """µm per pixel that the file states: in its scanner's description, OME, ImageJ's or TIFF's own tags."""
+    if file.is_svs:
+        mpp = _svs_mpp(file.pages.first.description)
+    elif file.is_ome:
+        mpp = _ome_mpp(file.ome_metadata or "")
+    elif file.is_imagej:
+        mpp = _imagej_mpp(file)
+    else:
+        mpp = _inverse_mpp(*file.pages.first.get_resolution(unit="MICROMETER"))
+    return mpp
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
-    # tifffile logs oddities of tags on standard error; what matters of them is checked here or raises.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with TiffFile(path) as file:
-        series = file.series[0]
-        _check(series)
-        yield file, series
+        yield file, first_picture(file)
+
+
+def _others(file: TiffFile) -> tuple[str, ...]:
+    others = len(file.series) - 1
+    if not others or file.is_svs:  # whose thumbnail, label and macro nobody would take for the slide
+        return ()
+    return (f"it holds {others} more picture(s), such as a thumbnail; the first was taken",)
 
 
 def _check(series: TiffPageSeries) -> None:
@@ -64,7 +93,6 @@ def _check(series: TiffPageSeries) -> None:
         raise InputError(f"its orientation tag is {orientation}, which readers treat differently; save it upright (1)")
     if series.dtype != np.uint8:
         raise InputError(f"its samples are {series.dtype}; save it with 8 bits a channel (uint8, 0 to 255)")
-    check_size(series.shape[series.axes.index("Y")], series.shape[series.axes.index("X")])
 
 
 def _without_unknown_samples(
@@ -78,18 +106,17 @@ def _without_unknown_samples(
     return color, (f"{len(extra)} channel(s) of unknown meaning were left out",)
 
 
-def _mpp(file: TiffFile) -> float | None:
-    page = file.pages.first
-    if file.is_ome:
-        return _ome_mpp(file.ome_metadata or "")
-    if file.is_imagej:
-        unit = str((file.imagej_metadata or {}).get("unit", "")).lower()
-        if unit not in ("micron", "microns", "um", "µm", "\\u00b5m"):
-            return None
-        x, y = page.get_resolution()
-        return _inverse_mpp(x, y)
-    x, y = page.get_resolution(unit="MICROMETER")
-    return _inverse_mpp(x, y)
+def _svs_mpp(description: str) -> float | None:
+    """Of Aperio's list of facts: ``…|AppMag = 20|MPP = 0.4990|…``."""
+    stated = re.search(r"\|\s*MPP\s*=\s*(\d*\.?\d+)", description)
+    return plausible_mpp(mpp := float(stated[1]), mpp) if stated else None
+
+
+def _imagej_mpp(file: TiffFile) -> float | None:
+    unit = str((file.imagej_metadata or {}).get("unit", "")).lower()
+    if unit not in ("micron", "microns", "um", "µm", "\\u00b5m"):
+        return None
+    return _inverse_mpp(*file.pages.first.get_resolution())
 
 
 def _inverse_mpp(x: float, y: float) -> float | None:

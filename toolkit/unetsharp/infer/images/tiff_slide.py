@@ -1,0 +1,75 @@
+"""Slides that are TIFFs in tiles (Aperio SVS, generic and OME pyramids), by tifffile: only tiles asked for are read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage, TiffPageSeries
+
+from unetsharp.infer.images.slide import Slide
+from unetsharp.infer.images.tiff import first_picture, mpp_of, size_of
+
+__all__ = ["TiffSlide", "open_tiff_slide"]
+
+_GLASS = 255
+"""Level of tiles that the scanner left out."""
+
+
+def open_tiff_slide(path: Path) -> "TiffSlide | None":
+    """Open a TIFF whose first picture is RGB in tiles; None for others, which are to be read whole."""
+    file = TiffFile(path)
+    page = first_picture(file).keyframe
+    readable = (
+        page.is_tiled
+        and page.planarconfig == PLANARCONFIG.CONTIG
+        and page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
+        and page.samplesperpixel == 3
+        and page.compression != COMPRESSION.APERIO_JP2000_YCBC  # tifffile leaves its colours as they are stored
+    )
+    if readable:
+        return TiffSlide(path, file)
+    file.close()
+    return None
+
+
+class TiffSlide(Slide):
+    """A slide that `open_tiff_slide` opens."""
+
+    def __init__(self, path: Path, file: TiffFile) -> None:
+        self._file = file
+        self._series: list[TiffPageSeries] = list(first_picture(file).levels)
+        super().__init__(path, tuple(size_of(level) for level in self._series), mpp_of(file))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _read(self, top: int, left: int, height: int, width: int, level: int) -> npt.NDArray[np.uint8]:
+        region = np.full((height, width, 3), _GLASS, np.uint8)
+        for tile, row, column in self._tiles(level, (top, left, height, width)):
+            y, x = row - top, column - left
+            shown = tile[max(0, -y) : height - y, max(0, -x) : width - x]
+            region[max(0, y) :, max(0, x) :][: shown.shape[0], : shown.shape[1]] = shown
+        return region
+
+    def _tiles(self, level: int, region: tuple[int, int, int, int]) -> Iterator[tuple[npt.NDArray[np.uint8], int, int]]:
+        """The tiles under a region as far as the file has them, uint8 [h, w, 3], and where each begins."""
+        layout, page = self._series[level].keyframe, self._series[level].pages[0]
+        if page is None:  # a level that the file lists and does not hold
+            raise ValueError(f"level {level} is missing")
+        indices = _under(layout, *region)
+        offsets, counts = ([values[i] for i in indices] for values in (page.dataoffsets, page.databytecounts))
+        tables = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
+        for data, index in self._file.filehandle.read_segments(offsets, counts, indices):
+            tile, (_, _, row, column, _), _ = layout.decode(data, index, **tables)
+            if tile is not None:
+                yield tile[0], row, column
+
+
+def _under(page: TiffPage, top: int, left: int, height: int, width: int) -> list[int]:
+    """Numbers of the tiles that a region touches."""
+    across = -(-page.imagewidth // page.tilewidth)
+    rows = range(top // page.tilelength, -(-(top + height) // page.tilelength))
+    columns = range(left // page.tilewidth, -(-(left + width) // page.tilewidth))
+    return [row * across + column for row in rows for column in columns]

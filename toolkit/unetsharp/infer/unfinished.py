@@ -1,0 +1,104 @@
+"""What is known of a slide so far, on disk: field by field, so that a stopped run goes on where it was."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unetsharp.infer.box import Box
+from unetsharp.infer.nuclei import Nucleus
+from unetsharp_engines.contract import CLASSES
+from unetsharp_engines.files import replacing
+
+__all__ = ["StoredNuclei", "Unfinished"]
+
+_FINGERPRINT, _CLASSES, _FIELDS = "fingerprint", "classes.npy", "field-*.npz"
+
+
+class Unfinished:
+    """A folder that holds what the fields of one slide gave, until its outputs are written."""
+
+    def __init__(self, folder: Path, *, fingerprint: str, size: tuple[int, int], resume: bool) -> None:
+        """Open ``folder``, made if need be, for a slide of ``size`` (height, width).
+
+        What it holds goes, unless the user says ``resume`` and it is of this ``fingerprint`` (slide, model, settings).
+        """
+        self._folder = folder
+        if not (resume and self._is_of(fingerprint)):
+            self.remove()
+            folder.mkdir(parents=True, exist_ok=True)
+            np.lib.format.open_memmap(folder / _CLASSES, mode="w+", dtype=np.uint8, shape=size)
+            with replacing(folder / _FINGERPRINT) as temporary:
+                temporary.write_text(fingerprint, encoding="ascii")
+        self.classes: npt.NDArray[np.uint8] = np.load(folder / _CLASSES, mmap_mode="r+")
+        """Labels of the slide's pixels, uint8 [H, W], in a file; 0 where no field was stored."""
+
+    @property
+    def nuclei(self) -> "StoredNuclei":
+        """The nuclei of the fields stored so far, in the fields' order."""
+        return StoredNuclei(sorted(self._folder.glob(_FIELDS)))
+
+    def has(self, field: int) -> bool:
+        """Whether this field is stored."""
+        return self._file(field).is_file()
+
+    def store(self, field: int, nuclei: Sequence[Nucleus], labels: npt.NDArray[np.uint8], at: Box) -> None:
+        """Keep what a field gave: its nuclei, and the labels of the slide's pixels ``at``."""
+        self.classes[at.within(Box(0, 0, *self.classes.shape))] = labels
+        self.classes.flush()  # type: ignore[attr-defined]  # a memmap
+        with replacing(self._file(field)) as temporary:
+            np.savez(temporary, **_arrays(nuclei))
+
+    def remove(self) -> None:
+        """Remove the folder and what this class wrote there."""
+        for path in (*self._folder.glob(_FIELDS), self._folder / _CLASSES, self._folder / _FINGERPRINT):
+            path.unlink(missing_ok=True)
+        if self._folder.is_dir():
+            self._folder.rmdir()
+
+    def _file(self, field: int) -> Path:
+        return self._folder / _FIELDS.replace("*", f"{field:06}")
+
+    def _is_of(self, fingerprint: str) -> bool:
+        path = self._folder / _FINGERPRINT
+        return path.is_file() and path.read_text(encoding="ascii") == fingerprint
+
+
+class StoredNuclei(Collection[Nucleus]):
+    """Nuclei in files of arrays, one file's in memory at a time."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __iter__(self) -> Iterator[Nucleus]:
+        for path in self._files:
+            with np.load(path, allow_pickle=False) as arrays:
+                yield from _nuclei(dict(arrays))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, nucleus: object) -> bool:
+        return any(nucleus is one for one in self)
+
+
+def _arrays(nuclei: Sequence[Nucleus]) -> dict[str, Any]:
+    return {
+        "channel": np.array([n.tissue_class.channel for n in nuclei], np.uint8),
+        "probability": np.array([n.probability for n in nuclei], np.float64),
+        "centroid": np.array([n.centroid for n in nuclei], np.float64).reshape(-1, 2),
+        "area_um2": np.array([n.area_um2 for n in nuclei], np.float64),
+        "on_border": np.array([n.on_border for n in nuclei], np.bool_),
+        "end": np.cumsum([len(n.polygon) for n in nuclei], dtype=np.int64),
+        "points": np.concatenate([np.empty((0, 2)), *(n.polygon for n in nuclei)]),
+    }
+
+
+def _nuclei(arrays: dict[str, npt.NDArray[np.generic]]) -> Iterator[Nucleus]:
+    polygons = np.split(arrays["points"], arrays["end"])
+    names = ("channel", "probability", "centroid", "area_um2", "on_border")
+    for polygon, *values in zip(polygons, *(arrays[name].tolist() for name in names), strict=False):
+        channel, probability, (x, y), area, on_border = values
+        yield Nucleus(CLASSES[channel], probability, np.asarray(polygon, np.float64), (x, y), area, on_border)
