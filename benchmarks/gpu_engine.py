@@ -126,7 +126,7 @@ class Runner:
         milliseconds = self._profiled(context, runs)
         inspector = self._engine._engine.create_engine_inspector()
         inspector.execution_context = context
-        told = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        told = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON), strict=False)
         entries = [{"Name": entry} if isinstance(entry, str) else entry for entry in told["Layers"]]
         return [{**entry, "ms": milliseconds.get(entry["Name"])} for entry in entries]
 

@@ -68,7 +68,7 @@ def plan(site: Site) -> list[Wave]:
     return [
         Wave(lanes=[kernels_are_right(site), exports(site)]),
         Wave(lanes=[[kernels_are_fast(site)]]),
-        Wave(lanes=[[*builds(site, FIRST), runtime_tests(site), user_builds(site)], compiles(site)], leaves_s=600),
+        Wave(lanes=[[*builds(site, FIRST), *engine_tests(site), user_builds(site)], compiles(site)], leaves_s=600),
         race_of_engines(site, "first", FIRST, ("eager", "reduce-overhead")),
         Wave(lanes=[end_to_end(site)]),
         Wave(lanes=[[case(site, "race-engine", 270)], [case(site, "race-torch", 270)]], takes_turns=True),
@@ -100,7 +100,7 @@ def pytest(site: Site, name: str, python: Python, *files: str, needs: Sequence[s
         name=name,
         command=(python.path, "-m", "pytest", *options, "-m", "gpu", f"--junitxml={result}", *files),
         limit_s=240,
-        uses=(ENGINES, TESTS / "support", *(ROOT / file for file in files)),
+        uses=(ENGINES, TOOLKIT, TESTS / "support", *(ROOT / file for file in files)),
         writes=(result,),
         lacking=python.lacking(*needs, "pytest"),
     )
@@ -212,10 +212,12 @@ def builds(site: Site, names: Sequence[str]) -> Lane:
     ]
 
 
-def runtime_tests(site: Site) -> Step:
-    """The runtime on engines of one layer."""
-    file = "tests/engines/test_runtime_tensorrt_gpu.py"
-    return pytest(site, "tests-runtime", site.tensorrt, file, needs=(*ON_GPU, "tensorrt", "onnx", "PIL"))
+def engine_tests(site: Site) -> Lane:
+    """The runtime on engines of one layer; bundles built, run, refused."""
+    needs = (*ON_GPU, "tensorrt", "onnx", "PIL")
+    runtime = pytest(site, "tests-runtime", site.tensorrt, "tests/engines/test_runtime_tensorrt_gpu.py", needs=needs)
+    file = "tests/toolkit/test_bundle_gpu.py"
+    return [runtime, pytest(site, "tests-bundles", site.tensorrt, file, needs=(*needs, "onnxruntime", "rich"))]
 
 
 def compiles(site: Site) -> Lane:

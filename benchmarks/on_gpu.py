@@ -117,14 +117,16 @@ def verdicts_of(conductor: Conductor) -> list[Verdict]:
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """For people."""
-    rows = [(v.verdict, v.name, v.wanted, v.measured or v.reason) for v in verdicts]
+    """For people; reasons, which many lines have in common, come below."""
+    reasons = list(dict.fromkeys(v.reason for v in verdicts if v.reason))
+    notes = {reason: f"({number})" for number, reason in enumerate(reasons, 1)}
+    rows = [(v.verdict, v.name, v.wanted, v.measured or notes[v.reason]) for v in verdicts]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
     ]
     counts = [f"{sum(v.verdict == name for v in verdicts)} {name}" for name in ("MET", "MISSED", "NOT RUN")]
-    return "\n".join([*lines, ", ".join(counts)])
+    return "\n".join([*lines, *(f"{note} {reason}" for reason, note in notes.items()), ", ".join(counts)])
 
 
 def write(out: Path, conductor: Conductor, steps: Sequence[Step]) -> None:

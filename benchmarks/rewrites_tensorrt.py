@@ -263,8 +263,8 @@ def time_torch(arguments: argparse.Namespace) -> None:
     work: Path = arguments.work
     network, _ = load_weights(work / "paper.safetensors")
     network = network.cuda().half().to(memory_format=torch.channels_last)
-    image = torch.from_numpy(np.load(work / "reference.npz")["image"]).cuda().half()
-    image = image.to(memory_format=torch.channels_last)
+    reference = np.load(work / "reference.npz")
+    image = torch.from_numpy(reference["image"]).cuda().half().to(memory_format=torch.channels_last)
     forms: Forms = {}
     with torch.inference_mode():
         for mode, batch in itertools.product(arguments.modes, reversed(BATCHES)):
@@ -278,7 +278,8 @@ def time_torch(arguments: argparse.Namespace) -> None:
             return
         me, partner = f"torch-{arguments.round}", f"engines-{arguments.round}"
         meet(work, me, partner)
-        timed(forms, work, work / f"{me}.json", {"torch": torch.__version__})
+        seen = compared(network.logits(image[:2]).float().cpu().numpy(), reference["logits"])
+        timed(forms, work, work / f"{me}.json", {"torch": torch.__version__, "accuracy": seen})
 
 
 def torch_form(logits: Callable[[Any], Any], image: Any, mode: str) -> Callable[[int], float]:

@@ -128,6 +128,8 @@ class Conductor:
     """By step, of those that have ended."""
     _writers: dict[Path, str] = field(default_factory=dict)
     _running: dict[str, float] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+    """Reasons that were told."""
 
     async def run(self, waves: Sequence[Wave], after_each: Callable[[], None]) -> None:
         """Run all; call ``after_each`` when a wave has ended. Cancelled, it ends what runs."""
@@ -159,7 +161,8 @@ class Conductor:
         for step in lane:
             self.outcomes[step.name] = outcome = await self._step(step, self.budget.left_s - leaves_s)
             took = f" in {outcome.seconds:.0f} s" if outcome.state == "done" else ""
-            why = f": {outcome.reason}" if outcome.reason else ""
+            why = f": {'as above' if outcome.reason in self._told else outcome.reason}" if outcome.reason else ""
+            self._told.add(outcome.reason)
             self.say(f"{self.budget.told()} {step.name}: {outcome.state}{took}{why}")
 
     async def _step(self, step: Step, left_s: float) -> Outcome:

@@ -97,7 +97,7 @@ def test_end_to_end(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         "2 slots": 16, "1 slots": 16, "3 slots": 16,
     }  # fmt: skip
     seen = verdicts(work, *end_to_end.ENGINE_CASES)
-    assert seen["end to end gives PyTorch's float32 label"][2:4] == ("1", "MET")
+    assert seen["end to end gives PyTorch's float32 label"][2:4] == ("100.000%", "MET")
     assert seen["100,000 tiles in a row"].verdict == "MET"
     assert seen["100,000 tiles in a row"].measured.startswith("60 tiles, identical labels, memory gpu +0.0 MiB")
     assert seen["graphs at one tile"].verdict in ("MET", "MISSED")

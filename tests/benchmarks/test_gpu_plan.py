@@ -159,6 +159,7 @@ class TestWhatIsMissing:
 def of_tensorrt() -> Iterator[str]:
     """Steps that the Python with TensorRT runs; with them the kernels', where the other has no PyCUDA."""
     yield from ("tests-kernels", "memcheck", "racecheck", "cuda_kernels", "labelled", "tests-runtime", "placements")
+    yield "tests-bundles"
     yield from (f"build-{name}" for name in (*FIRST, *FURTHER))
     yield from ("engines-first", "engines-all", "layers", "stages", "overlap", "latencies", "race-engine", "endurance")
     yield from ("user-build", "user-infer", "user-validate", "user-bench")
