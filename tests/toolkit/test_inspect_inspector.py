@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -245,6 +246,7 @@ def test_a_bundle_keeps_what_tensorrt_says_of_its_engine(
     assert engine.inspected is not None
     assert engine.inspected.path == engine.file.path.removesuffix(".plan") + ".layers.json"
     assert bundle.is_trusted(engine)
+    assert re.fullmatch(r"[\d.]+", engine.version), "bindings may have a version of their own, as 10.13.3.9.post1"
     drawing = tmp_path / "layers.svg"
     done = CliRunner().invoke(app, ["inspect", str(bundle.root), "--picture", str(drawing)])
     assert done.exit_code == 0, done.output

@@ -98,8 +98,8 @@ class Loaded:
 
     @property
     def version(self) -> str:
-        """Version of the library, e.g. ``1.7.1.116``."""
-        return self.trt.__version__
+        """Version of the library, e.g. ``1.7.1.116``: what its bindings say without the ``.post1`` of their package."""
+        return self.trt.__version__.partition(".post")[0]
 
     @property
     def label(self) -> str:

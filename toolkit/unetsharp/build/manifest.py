@@ -30,7 +30,7 @@ MAX_BYTES = 1 << 20
 PRECISIONS = ("fp32", "fp16", "int8")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_VERSION = re.compile(r"\d+(\.\d+){1,4}(\.?[a-z]+\d*)?")  # the module of 10.13 says 10.13.3.9.post1
+_VERSION = re.compile(r"\d+(\.\d+){1,4}([a-z]+\d*)?")
 _CUDA = re.compile(r"\d+(\.\d+)?")
 _TARGET = re.compile(r"sm\d{2,3}")
 _PLATFORM = re.compile(r"[a-z0-9]+-[a-z0-9_]+")
