@@ -123,6 +123,6 @@ def test_the_order_of_threads_does_not_matter(kernel: DeepKernel) -> None:
 
 def test_channels_last_refuses_what_its_format_would_fill_up() -> None:
     kernel = BY_NAME["deep_channels_last_half_2"]
-    assert [kernel.takes(channels) for channels in (8, 12, 64)] == [True, False, True]
+    assert [kernel.takes_channels_last(channels) for channels in (8, 12, 64)] == [True, False, True]
     with pytest.raises(ValueError, match="12 channels; deep_channels_last_half_2 takes a multiple of 8"):
         emulated_deep_kernels().run(kernel, 0, 0, 0, 0, n=1, channels=12, height=1, width=1, stream=None)

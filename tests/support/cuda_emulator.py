@@ -38,12 +38,17 @@ def emulated_kernels(monkeypatch: pytest.MonkeyPatch, *, multiprocessors: int = 
     pycuda.driver = driver
     monkeypatch.setitem(sys.modules, "pycuda", pycuda)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    return Kernels(SimpleNamespace(get_function=lambda name: _Function(_library(), name, backwards)))
+    return Kernels(SimpleNamespace(get_function=lambda name: emulated(name, backwards=backwards)))
 
 
 def emulated_deep_kernels(*, backwards: bool = False) -> DeepKernels:
     """`DeepKernels` as `emulated_kernels`."""
-    return DeepKernels(SimpleNamespace(get_function=lambda name: _Function(_library(), name, backwards)))
+    return DeepKernels(SimpleNamespace(get_function=lambda name: emulated(name, backwards=backwards)))
+
+
+def emulated(name: str, *, backwards: bool = False) -> "_Function":
+    """One kernel, as PyCUDA's ``module.get_function`` would give it."""
+    return _Function(_library(), name, backwards)
 
 
 class _Function:

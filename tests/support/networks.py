@@ -130,5 +130,5 @@ class MaxPool(OpRun):
 class UpsampleShiftAddMish(OpRun):
     op_domain = DOMAIN
 
-    def _run(self, taps, scale, shift, factor=None, **_):
-        return (reference.deep(taps, scale, shift, factor).astype(taps.dtype),)
+    def _run(self, taps, scale, shift, factors=None, **_):
+        return (reference.deep(taps, scale, shift, factors[0]).astype(taps.dtype),)

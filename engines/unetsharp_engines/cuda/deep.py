@@ -17,7 +17,6 @@ FACTORS: tuple[int, ...] = (2, 4, 8)
 """Upsampling, in rows and in columns, that there are kernels for."""
 
 _HWC8 = 8
-"""Of channels, a multiple that TensorRT's format fills up with zeros where there are fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +44,10 @@ class DeepKernel:
         real = "half_t" if self.half else "float"
         return f"DEEP({self._layout}, {real}, {self._kind}, {self.factor})"
 
-    def takes(self, channels: int) -> bool:
-        """Whether it can make so many channels."""
-        return not self.channels_last or channels % _HWC8 == 0
+    @staticmethod
+    def takes_channels_last(channels: int) -> bool:
+        """Whether so many channels can lie side by side: TensorRT's format fills them up to a multiple of eight."""
+        return channels % _HWC8 == 0
 
     def threads(self, channels: Any, strips: Any, width: Any) -> Any:
         """Threads an image: whole numbers give one, TensorRT's expressions of sides an expression.
@@ -108,7 +108,7 @@ class DeepKernels:
         both with channels last if the kernel has them so; ``scale`` and ``shift`` float32 [channels]. ValueError for
         channels that it does not take.
         """
-        if not kernel.takes(channels):
+        if kernel.channels_last and not kernel.takes_channels_last(channels):
             raise ValueError(f"{channels} channels; {kernel.name} takes a multiple of {_HWC8}")
         strips = -(-height // DEEP_ROWS)
         blocks = -(-kernel.threads(channels, strips, width) // DEEP_THREADS)

@@ -65,7 +65,7 @@ def _replace(graph: Graph, norm: NodeProto, site: UpsampledConvolution) -> None:
     taps = graph.add("Conv", inputs, f"{site.name}/taps", kernel_shape=[1, 1])
     inputs = [taps, *constants(scale_and_shift(graph, norm), affine, "scale", "shift")]
     graph.remove(norm)
-    graph.add(OP_TYPE, inputs, norm.output[0], domain=DOMAIN, factor=site.factors[0], **PLUGIN_ATTRIBUTES)
+    graph.add(OP_TYPE, inputs, norm.output[0], domain=DOMAIN, factors=site.factors, **PLUGIN_ATTRIBUTES)
 
 
 def _tap_major(taps: Array) -> Array:

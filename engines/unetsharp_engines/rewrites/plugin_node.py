@@ -2,8 +2,9 @@
 
 ``UpsampleShiftAddMish`` takes taps [N, 9·C, h, w], tap by tap, and float32 scale and shift [C]; it gives
 [N, C, h·factor, w·factor] in the taps' type: the nine taps of each channel upsampled, shifted and added up as `taps`
-says, through Mish, times scale plus shift. TensorRT knows it once `unetsharp.build.plugin` has told it; no other
-runtime does.
+says, through Mish, times scale plus shift. Its attribute ``factors`` holds the factor of rows and that of columns,
+which are equal: a list, since ``tensorrt.plugin`` before 11.4 cannot read a single number where NumPy is 2.4 or later.
+TensorRT knows the node once `unetsharp.build.plugin` has told it; no other runtime does.
 """
 
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
@@ -30,7 +31,7 @@ def is_plugin(node: NodeProto) -> bool:
 
 def factor_of(node: NodeProto) -> int:
     """By how much it upsamples, in rows and in columns."""
-    return int(next(attribute.i for attribute in node.attribute if attribute.name == "factor"))
+    return int(next(attribute.ints[0] for attribute in node.attribute if attribute.name == "factors"))
 
 
 def stand_in(node: NodeProto, channels: int) -> tuple[NodeProto, ValueInfoProto]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetsharp.build.flavours import PORTABLE_OPSET, Loaded
+from unetsharp.build.plugin import holds_plugin, provide_plugin
 from unetsharp.build.progress import PhaseTracker, monitor
 from unetsharp.build.source import read_file
 from unetsharp.cli.output import Output
@@ -95,8 +96,10 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
 
     Ctrl-C stops TensorRT at its next step and is raised again as KeyboardInterrupt. Raises InputError, with the
     node's name or TensorRT's own reason, where the network cannot be parsed or built, or not within its time limit;
-    MissingCapabilityError where TensorRT itself does not start.
+    MissingCapabilityError where TensorRT itself does not start, or takes no kernel of ours and should.
     """
+    if holds_plugin(plan.onnx):
+        provide_plugin(loaded)
     log = recording_log(loaded.trt, output.detail)
     builder = _builder(loaded, log)
     network = builder.create_network(loaded.network_flags())

@@ -1,0 +1,116 @@
+"""The deep convolutions' kernel as TensorRT is given it: what is offered, how it is launched, who is refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.cuda_emulator import emulated
+from support.cuda_machine import Machine
+from support.fake_tensorrt_plugin import FakeBuilder, TensorDesc
+from support.rewriting import BILINEAR, CONV3, RNG, model, node, norm
+from support.strict_tensorrt import strict_tensorrt
+from unetsharp.build import plugin
+from unetsharp.build.builder import Plan, Profile, build_engine
+from unetsharp.build.flavours import RTX, TENSORRT, Loaded
+from unetsharp.cli.output import Output, Verbosity
+from unetsharp_engines.cuda import reference
+from unetsharp_engines.errors import MissingCapabilityError
+from unetsharp_engines.rewrites import rewrite
+
+ID = "unetsharp::UpsampleShiftAddMish"
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBuilder]:
+    fake = FakeBuilder()
+    plugin._register.cache_clear()
+    loaded = Loaded(flavour=TENSORRT, trt=fake.install(monkeypatch))  # type: ignore[arg-type]
+    plugin.provide_plugin(loaded)
+    plugin.provide_plugin(loaded)  # a second network in the same process
+    yield fake
+    plugin._register.cache_clear()
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize(("kind", "layout"), [("FP16", "LINEAR"), ("FP16", "HWC8"), ("FP32", "LINEAR")])
+def test_what_an_engine_launches_is_the_reference(builder: FakeBuilder, kind: str, layout: str, factor: int) -> None:
+    """The kernel by its name, on the grid and with the arguments that TensorRT was told, inputs first, output last."""
+    n, channels, height, width = 2, 8, 5, 6
+    built = builder.build(ID, TensorDesc([n, 9 * channels, height, width], kind, layout), channels, (factor, factor))
+    assert built.sides == (n, channels, factor * height, factor * width)
+    assert f".entry {built.kernel}(".encode() in built.ptx
+    assert b".target sm_75" in built.ptx
+    machine, real = Machine(None), np.float16 if kind == "FP16" else np.float32  # type: ignore[arg-type]
+    taps = RNG.normal(size=(n, 9 * channels, height, width)).astype(real)
+    scale, shift = RNG.normal(size=(2, channels)).astype(np.float32)
+    laid = taps.transpose(0, 2, 3, 1) if layout == "HWC8" else taps
+    sides = [built.sides[i] for i in ((0, 2, 3, 1) if layout == "HWC8" else (0, 1, 2, 3))]
+    out = machine.empty(int(np.prod(sides)) * laid.itemsize)
+    run: Any = emulated(built.kernel)
+    run.prepare("PPP" + "i" * len(built.between) + "P")
+    run.prepared_async_call(
+        built.grid, built.block, None, *map(machine.holding, (laid, scale, shift)), *built.between, out
+    )
+    found = machine.fetch(out, tuple(sides), real).astype(np.float64)
+    found = found.transpose(0, 3, 1, 2) if layout == "HWC8" else found
+    wanted = reference.deep(taps, scale, shift, factor)
+    assert np.abs(found - wanted).max() <= (4e-3 if kind == "FP16" else 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "layouts"),
+    [("FP16", 64, ["LINEAR", "HWC8"]), ("FP16", 12, ["LINEAR"]), ("FP32", 64, ["LINEAR"])],
+)
+def test_layouts_among_which_tensorrt_chooses(
+    builder: FakeBuilder, kind: str, channels: int, layouts: list[str]
+) -> None:
+    descs = [TensorDesc([1, 9 * channels, 4, 4], kind), *(TensorDesc([channels], "FP32") for _ in range(2))]
+    vector = ("FP32", "LINEAR")
+    assert builder.combinations(ID, descs) == [[(kind, layout), vector, vector, (kind, layout)] for layout in layouts]
+
+
+def network() -> bytes:
+    """A small one that holds the node."""
+    nodes = [
+        node("Resize", "image - scales", "up", **BILINEAR),
+        node("Conv", "up w", "c", **CONV3),
+        node("Mish", "c", "m"),
+        node("BatchNormalization", "m n0 n1 n2 n3", "n"),
+        node("Identity", "n", "o"),
+    ]
+    scales = np.array([1, 1, 2, 2], np.float32)
+    before = model(nodes, {"scales": scales, "w": RNG.normal(size=(5, 6, 3, 3)), **norm("n", 5)}, (6, 3, 4))
+    return bytes(rewrite(before, ["deep-one-kernel"])[0].SerializeToString())
+
+
+def build(loaded: Loaded, onnx: bytes) -> None:
+    shape = (1, 6, 3, 4)
+    plan = Plan(name="it", onnx=onnx, precision="fp16", profile=Profile(min=shape, opt=shape, max=shape), targets=())
+    build_engine(loaded, plan, Output(verbosity=Verbosity.QUIET))
+
+
+@pytest.mark.parametrize("which", ["tensorrt 8.6", "tensorrt 10.3", "tensorrt-rtx 1.7"])
+def test_who_takes_no_plugin_is_told_before_parsing(which: str) -> None:
+    trt, log = strict_tensorrt(which)
+    loaded = Loaded(flavour=RTX if "rtx" in which else TENSORRT, trt=trt)  # type: ignore[arg-type]
+    with pytest.raises(MissingCapabilityError) as refusal:
+        build(loaded, network())
+    said = str(refusal.value)
+    assert said.startswith(
+        f"{loaded.label} takes no kernel into its engines, which the rewrite deep-one-kernel asks for;"
+    )
+    assert "10.9" in said
+    assert "\n" not in said
+    assert "parse" not in dict(log)
+
+
+def test_who_has_no_nvrtc_is_told_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(arch: str, program: str) -> bytes:
+        raise MissingCapabilityError("compiling CUDA kernels needs NVRTC; install it")
+
+    monkeypatch.setattr(plugin, "compile_ptx", missing)
+    loaded = Loaded(flavour=TENSORRT, trt=FakeBuilder().install(monkeypatch))  # type: ignore[arg-type]
+    with pytest.raises(MissingCapabilityError, match="NVRTC"):
+        build(loaded, network())
