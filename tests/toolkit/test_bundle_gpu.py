@@ -9,8 +9,10 @@ import pytest
 from support.bundles import QUIET
 from support.runtime_tester import AS_SCANNED, tiles
 from support.tiny_onnx import save_tiny_onnx
+from unetsharp import machine
 from unetsharp.build.bundle import Bundle, open_bundle, write_bundle
 from unetsharp.build.pipeline import BuildOptions, build_bundle
+from unetsharp.inspection import look_at
 from unetsharp.runtimes import open_runtime
 from unetsharp_engines.cuda.device import open_device
 from unetsharp_engines.errors import InputError, MissingCapabilityError
@@ -30,6 +32,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
     yield build_bundle(save_tiny_onnx(folder / "tiny.onnx"), folder / "bundle", options, QUIET)
 
 
+def files_of(bundle: Bundle) -> dict[str, bytes]:
+    return {entry.path: (bundle.root / entry.path).read_bytes() for entry in bundle.manifest.files()}
+
+
 def labels(bundle: Path, runtime: str = "tensorrt", *, trust: bool = False) -> np.ndarray:
     with open_runtime(bundle, runtime, trust=trust) as opened:
         assert opened.name == "tensorrt"
@@ -44,9 +50,7 @@ def test_it_is_run_as_the_onnx_in_it(bundle: Bundle) -> None:
 
 
 def test_it_is_run_from_one_file(bundle: Bundle, tmp_path: Path) -> None:
-    (entry,) = bundle.manifest.engines
-    files = {"model.onnx": bundle.read_onnx(), entry.file.path: bundle.read_engine(entry)}
-    packed = write_bundle(tmp_path / "bundle.zip", bundle.manifest, files)
+    packed = write_bundle(tmp_path / "bundle.zip", bundle.manifest, files_of(bundle))
     np.testing.assert_array_equal(labels(packed.root), labels(bundle.root))
 
 
@@ -61,11 +65,25 @@ def test_anothers_is_run_on_ones_word_alone(bundle: Bundle, monkeypatch: pytest.
 def test_one_flipped_bit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (entry,) = bundle.manifest.engines
     content = bytearray(bundle.read_engine(entry))
-    files = {"model.onnx": bundle.read_onnx(), entry.file.path: bytes(content)}
-    whole = write_bundle(tmp_path / "bundle", bundle.manifest, files).root
+    whole = write_bundle(tmp_path / "bundle", bundle.manifest, files_of(bundle)).root
     content[len(content) // 2] ^= 1
     (whole / entry.file.path).write_bytes(content)
     for runtime in ("tensorrt", "auto"):
         with pytest.raises(InputError, match="SHA-256"):
             labels(whole, runtime)
     assert open_bundle(bundle.root).is_trusted(entry)
+
+
+def test_its_layers_are_told_wherever_it_is(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what types and shapes its TensorRT told them when it built it; loaded again, it tells the same."""
+    (entry,) = bundle.manifest.engines
+    loaded = look_at(bundle.root / entry.file.path, trust=True)["layers"]
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    layers = look_at(bundle.root)["layers"]
+    assert loaded == layers
+    assert {"convolution", "fp32"} <= {layer["kind"] for layer in layers} | {layer["precision"] for layer in layers}
+    assert all(layer["name"] for layer in layers)
+    last = [layer for layer in layers if layer["shape"] == (1, 6, 64, 64)]
+    assert last, "shapes are those of one image"
+    assert all(layer["written"] == 4 * 6 * 64**2 for layer in last if layer["kind"] == "convolution")
+    assert sum(layer["weights"] for layer in layers) > 0
