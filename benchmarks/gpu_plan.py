@@ -13,11 +13,15 @@ from stepwise import Lane, Step, Wave
 
 __all__ = ["Site", "plan"]
 
+ONE_KERNEL = "tail-less-deep-one-kernel"
+"""The engine that only a TensorRT which takes plugins builds."""
 FIRST = ("tail-less", "plain")
 """Engines that every bar on engines needs."""
 FURTHER = (
+    ONE_KERNEL,
     "int8",
     "tail-less-deep",
+    "tail-less-deep-one-kernel",
     "tail-less-carry-shifts",
     "tail-less-groups-of-64",
     "tail-less-mish-by-exp",
@@ -86,10 +90,12 @@ def script(python: Python, name: str, *words: str | Path) -> tuple[str, ...]:
 
 def kernels_are_right(site: Site) -> Lane:
     """Tests and sanitizers of the CUDA kernels."""
-    tests = pytest(
-        site, "tests-kernels", site.kernels, "tests/engines/test_cuda_stain.py", "tests/engines/test_cuda_finish.py"
-    )
-    return [tests, sanitizer(site, "memcheck"), sanitizer(site, "racecheck")]
+    files = (f"tests/engines/test_cuda_{name}.py" for name in ("stain", "finish", "deep"))
+    return [
+        pytest(site, "tests-kernels", site.kernels, *files),
+        sanitizer(site, "memcheck"),
+        sanitizer(site, "racecheck"),
+    ]
 
 
 def pytest(site: Site, name: str, python: Python, *files: str, needs: Sequence[str] = ON_GPU) -> Step:
@@ -128,7 +134,7 @@ def kernels_are_fast(site: Site) -> Step:
         name="cuda_kernels",
         command=script(site.kernels, "cuda_kernels", "--out", result),
         limit_s=180,
-        uses=(ENGINES, BENCHMARKS / "cuda_kernels.py", BENCHMARKS / "cuda_tiles.py"),
+        uses=(ENGINES, *(BENCHMARKS / f"{name}.py" for name in ("cuda_kernels", "cuda_tiles", "deep_kernels"))),
         writes=(result,),
         lacking=site.kernels.lacking(*ON_GPU, "PIL"),
     )
@@ -206,10 +212,18 @@ def builds(site: Site, names: Sequence[str]) -> Lane:
             reads=(site.work / f"{name}.onnx",),
             uses=(TOOLKIT / "unetsharp" / "build",),
             writes=(site.work / f"{name}.plan",),
-            lacking=site.tensorrt.lacking("tensorrt", "rich", "onnx"),
+            lacking=site.tensorrt.lacking("tensorrt", "rich", "onnx") or lacking_plugins(site.tensorrt, name),
         )
         for name in names
     ]
+
+
+def lacking_plugins(python: Python, name: str) -> str:
+    """Why its TensorRT takes no kernel of ours into the engine; empty if it does, or none is asked for."""
+    version = python.modules["tensorrt"]["version"]
+    if name != ONE_KERNEL or tuple(map(int, version.split(".")[:2])) >= (10, 9):
+        return python.lacking("cuda.bindings.nvrtc") if name == ONE_KERNEL else ""
+    return f"TensorRT {version} takes no kernel of ours into an engine; from 10.9 on it does"
 
 
 def engine_tests(site: Site) -> Lane:
@@ -310,10 +324,12 @@ def user_commands(site: Site) -> Lane:
     """What a user does with the bundle."""
     work, bundle = site.work, site.work / "bundle"
     runtime, manifest = ("--runtime", "tensorrt"), (bundle / "manifest.json",)
-    reference = ASSETS / ("edge.onnx" if site.tensorrt.lacking("torch", "timm") else "edge.safetensors")
+    has_torch = not site.tensorrt.lacking(*NETWORK)
+    reference = ASSETS / ("edge.safetensors" if has_torch else "edge.onnx")
+    peers = ("--against", "torch") if has_torch else ()
     infer = ("infer", ASSETS / "crop.png", "-m", bundle, "-o", work / "nuclei", "--mpp", "0.499")
     validate = ("validate", bundle, "--reference", reference, "--data", work / "labelled", "--report", work / "drift")
-    bench = ("bench", bundle, "--batch", "1,16,64", "--out", work / "bench")
+    bench = ("bench", bundle, "--batch", "1,16,64", "--out", work / "bench", *peers)
     patches = work / "labelled" / PATCHES
     return [
         user_command(site, "user-infer", infer, runtime, limit_s=120, reads=manifest),

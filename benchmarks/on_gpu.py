@@ -64,6 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
     interrupted = conducted(conductor, plan(site), arguments.out)
     verdicts = verdicts_of(conductor)
     print(table(verdicts))
+    print(slowest_kinds(Found(work, conductor.outcomes).json("layers")))
     print(f"Logs: {work / 'logs'}; results: {arguments.out}")
     if interrupted:
         print("interrupted: the same command goes on from here")
@@ -78,7 +79,8 @@ def conducted(conductor: Conductor, waves: Sequence[Wave], out: Path) -> bool:
     def keep() -> None:
         write(out, conductor, steps)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what runs is ended, what is there is kept
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs is ended, what is measured is kept
+        signal.signal(number, signal.default_int_handler)
     try:
         asyncio.run(conductor.run(waves, keep))
     except KeyboardInterrupt:
@@ -95,6 +97,7 @@ def surroundings(work: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([*roots, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONUNBUFFERED": "1",
         "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
     }
 
 
@@ -127,6 +130,16 @@ def table(verdicts: Sequence[Verdict]) -> str:
     ]
     counts = [f"{sum(v.verdict == name for v in verdicts)} {name}" for name in ("MET", "MISSED", "NOT RUN")]
     return "\n".join([*lines, *(f"{note} {reason}" for reason, note in notes.items()), ", ".join(counts)])
+
+
+def slowest_kinds(layers: Any) -> str:
+    """Where the engines' time goes, if the step ``layers`` told: a line an engine."""
+    engines = layers["engines"] if layers else {}
+    lines = []
+    for name, entry in engines.items():
+        kinds = [f"{kind} {told['ms']:.2f} ms ({told['layers']})" for kind, told in [*entry["by_kind"].items()][:6]]
+        lines.append(f"{name}, batch {layers['batch']}: {', '.join(kinds)}")
+    return "\n".join(lines)
 
 
 def write(out: Path, conductor: Conductor, steps: Sequence[Step]) -> None:

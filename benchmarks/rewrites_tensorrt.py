@@ -39,6 +39,8 @@ PREPARE = "prepare"
 """The round that times nothing."""
 INT8 = "int8"
 """The set whose tensors are quantized, by the recipe's placement."""
+ONE_KERNEL = "tail-less-deep-one-kernel"
+"""The set that only a TensorRT which takes plugins builds, from 10.9 on."""
 
 Forms = dict[tuple[str, int], Callable[[int], float]]
 """By name and batch size: what runs n times and gives the milliseconds."""
@@ -65,6 +67,8 @@ def sets() -> dict[str, tuple[str, ...]]:
         "tail-less-mish-by-exp": TAIL_LESS,
         INT8: TAIL_LESS,
         "tail-less-deep": tuple(name for name in PASSES if name in (*TAIL_LESS, "deep-low-resolution")),
+        "tail-less-deep-one-kernel": tuple(name for name in PASSES if name in (*TAIL_LESS, "deep-one-kernel")),
+        ONE_KERNEL: tuple(name for name in PASSES if name in (*TAIL_LESS, "deep-one-kernel")),
         **{f"tail-less-{name}": (*TAIL_LESS, name) for name in ("merge-gates", "carry-shifts", *groups)},
         "tail-less-shifts-64": (*TAIL_LESS, "carry-shifts", "groups-of-64"),
         **{f"only-{name}": (name,) for name in alone},

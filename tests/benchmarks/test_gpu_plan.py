@@ -17,6 +17,7 @@ from probe import MODULES, Python
 from stepwise import Step
 from unetsharp.cli.app import app
 
+MARK = "pytest.mark." + "gpu"
 WORK, WEIGHTS = Path("/work-folder"), Path("/trained.safetensors")
 
 
@@ -58,7 +59,7 @@ def test_its_program_takes_the_command(step: Step) -> None:
         command.make_context(rest[1], rest[2:])
     elif rest[0] == "pytest":
         files = [word for word in rest if word.startswith("tests/")]
-        assert files and all("mark.gpu" in (ROOT / file).read_text() for file in files)
+        assert files and all(MARK in (ROOT / file).read_text() for file in files)
     else:
         assert program == "-c"
         compile(rest[0], step.name, "exec")
@@ -106,6 +107,11 @@ def test_every_bar_is_shown_by_a_step() -> None:
 def test_every_set_of_rewrites_is_built_and_timed() -> None:
     assert sorted((*FIRST, *FURTHER)) == sorted(rewrites_tensorrt.sets())
     assert {f"build-{name}" for name in rewrites_tensorrt.sets()} <= {step.name for step in EVERY}
+
+
+def test_every_test_that_is_marked_gpu_is_run() -> None:
+    marked = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if MARK in path.read_text()}
+    assert {word for step in EVERY for word in step.command if word.startswith("tests/")} == marked
 
 
 def test_partners_find_each_other() -> None:
