@@ -1,12 +1,14 @@
 """The types by which mypy checks our calls of TensorRT say what the bindings of every recorded version accept."""
 
 import ast
+import json
 from importlib.resources import files
 from typing import Any
 
 import pytest
 
-from support.strict_tensorrt import VERSIONS, Interface
+from support.read_tensorrt_interfaces import interface_of
+from support.strict_tensorrt import FILES, VERSIONS, Interface
 
 STUB = ast.parse((files("unetsharp_engines") / "tensorrt_api.pyi").read_text("utf-8"))
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"}
@@ -71,6 +73,17 @@ def test_every_version_has_what_the_module_has(which: str) -> None:
     interface = Interface(which, {})
     named = {node.target.id for node in MODULE.body if isinstance(node, ast.AnnAssign)}  # type: ignore[union-attr]
     assert named <= {"__version__", *interface.classes, *interface.enums}
+
+
+def test_what_is_recorded_is_what_the_bindings_say() -> None:
+    """Of TensorRT-RTX, which can be here; the others were read in the same way."""
+    installed = pytest.importorskip(
+        "tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'unetsharp[rtx]'"
+    )
+    recorded = json.loads(FILES["tensorrt-rtx 1.7"].read_text("utf-8"))
+    if installed.__version__ != recorded["version"]:
+        pytest.skip(f"recorded is {recorded['version']}, installed {installed.__version__}")
+    assert interface_of(installed) == recorded
 
 
 @pytest.mark.parametrize(

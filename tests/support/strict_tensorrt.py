@@ -12,11 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["VERSIONS", "Interface", "Strict", "strict_tensorrt"]
+__all__ = ["FILES", "VERSIONS", "Interface", "Strict", "strict_tensorrt"]
 
-_FILES = {path.stem: path for path in Path(__file__).with_name("tensorrt_interfaces").glob("*.json")}
+FILES = {path.stem: path for path in Path(__file__).with_name("tensorrt_interfaces").glob("*.json")}
 
-VERSIONS = sorted(_FILES)
+VERSIONS = sorted(FILES)
 """``tensorrt 8.6``, ``tensorrt-rtx 1.7`` and so on."""
 
 _PLAIN: dict[str, Any] = {"int": int, "bool": bool, "str": str, "float": float, "buffer": bytes}
@@ -31,7 +31,7 @@ class Interface:
     """What one version offers, and ``doubles``: by class what makes the object that answers for it."""
 
     def __init__(self, which: str, doubles: Mapping[str, Callable[..., Any]]) -> None:
-        recorded = json.loads(_FILES[which].read_text("utf-8"))
+        recorded = json.loads(FILES[which].read_text("utf-8"))
         self.version: str = recorded["version"]
         self.classes: dict[str, dict[str, Any]] = recorded["classes"]
         self.enums: dict[str, Any] = {

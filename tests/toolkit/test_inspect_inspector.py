@@ -287,6 +287,16 @@ def test_layers_belong_to_their_engine(tmp_path: Path, monkeypatch: pytest.Monke
     assert "SHA-256" in problems_of(both)[0]
 
 
+def test_the_layers_shown_are_of_the_engine_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        for which in ("tensorrt 10.3", "tensorrt 11.4"):
+            machine_with(patch, which)
+            bundle = built(tmp_path, add=which == "tensorrt 11.4")
+            assert look_at(bundle.root)["layers_of"] == bundle.manifest.engines[-1].file.path
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    assert look_at(bundle.root)["layers_of"] == bundle.manifest.engines[0].file.path
+
+
 def test_bundles_from_before_are_read_and_trusted(tmp_path: Path) -> None:
     """Schema 2 had no such field, and signed engines without it."""
     bundle = write_bundle(tmp_path / "b", manifest_of(), {"model.onnx": ONNX, "engine.plan": ENGINE})

@@ -33,14 +33,17 @@ def facts_of(path: Path) -> dict[str, Any]:
         "problems": problems,
         "engines": engines,
         "runs_on": ["onnxruntime", *sorted(runnable)],
-        **({} if problems else _layers(bundle)),
+        **({} if problems else _layers(bundle, {engine["path"] for engine in engines if not engine["here"]})),
     }
 
 
-def _layers(bundle: Bundle) -> dict[str, Any]:
-    """``layers`` of the first engine of which they are known, and ``layers_of``, its name; nothing without such."""
+def _layers(bundle: Bundle, fitting: set[str]) -> dict[str, Any]:
+    """``layers`` of an engine of which they are known, first one ``fitting`` this machine, and ``layers_of``, its path.
+
+    Nothing where there is none.
+    """
     bundle = dataclasses.replace(bundle, trusts_foreign=True)  # its engines are read, not run
-    for engine in bundle.manifest.engines:
+    for engine in sorted(bundle.manifest.engines, key=lambda engine: engine.file.path not in fitting):
         if layers := _layers_of(bundle, engine):
             return {"layers": [dataclasses.asdict(layer) for layer in layers], "layers_of": engine.file.path}
     return {}

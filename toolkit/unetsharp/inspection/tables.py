@@ -21,7 +21,7 @@ def table_of(facts: Mapping[str, Any]) -> RenderableType:
     rows = {"weights": _weights, "ONNX": _onnx, "bundle": _bundle, "engine": _engine}[facts["kind"]]
     main = _grid([(facts["kind"], facts["path"]), *rows(facts)])
     if facts.get("layers"):
-        return Group(main, _layers(facts["layers"]))
+        return Group(main, _layers(facts["layers"], facts["layers_of"]))
     return Group(main, _operations(facts["operations"])) if "operations" in facts else main
 
 
@@ -111,12 +111,11 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in counts.items())
 
 
-def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
+def _layers(layers: Sequence[Mapping[str, Any]], of: str) -> Table:
     """How many layers of each kind, and what they move per image."""
     kinds = by_kind(layers)
-    table = Table(
-        title="\nlayers, and the activations that they read and write per image", title_justify="left", box=None
-    )
+    title = f"\nlayers of {escape(of)}, and the activations that they read and write per image"
+    table = Table(title=title, title_justify="left", box=None)
     table.add_column("kind", overflow="fold")
     table.add_column("writes", no_wrap=True)
     for name in ("layers", "MB"):
