@@ -201,8 +201,27 @@ def test_a_stated_resolution_is_used_and_mpp_wins(infer: Infer, tmp_path: Path) 
     tifffile.imwrite(tmp_path / "x.tif", painted(60, 60, []), photometric="rgb", **options)  # type: ignore[arg-type]
     assert infer(tmp_path / "x.tif").exit_code == 0
     assert (record(tmp_path)["pictures"][0]["mpp"], record(tmp_path)["pictures"][0]["mpp_from"]) == (0.5, "file")
-    infer(tmp_path / "x.tif", "--mpp", 0.25)
+    done = infer(tmp_path / "x.tif", "--mpp", 0.25)
     assert record(tmp_path)["pictures"][0]["mpp"] == 0.25
+    assert "states 0.5 µm/px, and --mpp 0.25 is used" in done.stderr
+    assert "is used" not in infer(tmp_path / "x.tif", "--mpp", 0.499).stderr
+
+
+def test_slips_are_told_before_the_model_is_loaded(
+    infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(unetsharp.runtimes, "open_runtime", never)
+    a_picture(tmp_path / "x.png")
+    for option, value in (("--mpp", "0"), ("--formats", "json"), ("--stain", "x"), ("--batch", "0")):
+        assert infer(tmp_path / "x.png", option, value).exit_code == 2
+
+
+def test_an_overlap_that_does_not_fit_is_told_once(infer: Infer, tmp_path: Path) -> None:
+    done = infer(a_picture(tmp_path / "x.png"), a_picture(tmp_path / "y.png"), "--overlap", 300)
+    assert (done.exit_code, done.stderr.count("error:")) == (2, 1)
 
 
 @pytest.mark.parametrize(("width", "height"), [(31, 17), (5000, 300), (333, 257)])

@@ -20,7 +20,8 @@ def infer(
         list[Path],
         typer.Argument(
             metavar="INPUT",
-            help="Pictures (PNG, JPEG, TIFF, npy) and folders of them; of a folder, the files directly in it.",
+            help="Slides (SVS, tiled TIFF; with the extra wsi MRXS, NDPI and more), pictures (PNG, JPEG, TIFF, npy) "
+            "and folders of them; of a folder, the files directly in it.",
         ),
     ],
     *,
@@ -50,7 +51,8 @@ def infer(
     mpp: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="µm per pixel of the pictures; else what a TIFF states, else 0.25 with a warning."
+            metavar="X",
+            help="µm per pixel of the pictures; else what a slide or TIFF states, else 0.25 with a warning.",
         ),
     ] = None,
     overlap: Annotated[
@@ -68,24 +70,26 @@ def infer(
         str, typer.Option(metavar="LIST", help="Which outputs to write for each picture.")
     ] = "geojson,csv,overlay,mask",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep pictures that an earlier, equal run finished.")
+        bool, typer.Option("--resume", help="Keep what an earlier, equal run finished: pictures, and parts of a slide.")
     ] = False,
     output: Output,
 ) -> None:
-    """Find and class the nuclei of pictures.
+    """Find and class the nuclei of slides and pictures.
 
-    A picture that cannot be read is told and passed over; the exit code is then 2.
+    Slides are segmented a square millimetre at a time: memory stays below 1 GB, whatever their size. A picture that
+    cannot be read is told and passed over; the exit code is then 2.
 
     \b
     Writes, for each picture,
       NAME.geojson      outlines, classes and areas, for QuPath
       NAME.csv          one line a nucleus
-      NAME_overlay.png  the picture with outlines and a legend
-      NAME_mask.png     the class of every pixel
+      NAME_overlay.png  the picture, or an overview, with outlines and a legend
+      NAME_mask.png     the class of every pixel (a tiled .tif beyond 150 million)
     and counts.csv and run.json for the run.
 
     \b
     Example:
+      unetsharp infer slide.svs -o nuclei
       unetsharp infer pictures/ -o nuclei --mpp 0.5
     """
     from unetsharp.infer.inputs import list_inputs
@@ -99,6 +103,8 @@ def infer(
     files = list_inputs(inputs)
     if out.resolve() in {path.resolve() for path in inputs}:
         raise InputError(f"-o {out}: is an input too, so results would be inputs the next time; give another folder")
+    wanted = parse_formats(formats)
+    stated = None if mpp is None else check_mpp(mpp)
     settings = Settings(stain=StainSetting.parse(stain), overlap=overlap, batch=batch)
     arguments = {
         "inputs": [str(path) for path in inputs], "model": None if model is None else str(model), "out": str(out),
@@ -109,8 +115,8 @@ def infer(
         run = Run(
             opened,
             settings,
-            mpp=None if mpp is None else check_mpp(mpp),
-            formats=parse_formats(formats),
+            mpp=stated,
+            formats=wanted,
             folder=out,
             model=about_model(opened.info, model),
             arguments=arguments,
@@ -144,6 +150,7 @@ def _table(pictures: list[dict[str, Any]]) -> "RenderableType":
 
     names = list(dict.fromkeys(name for picture in pictures for name in picture["counts"]))
     table = Table("Picture", *names, "All nuclei", "Seconds", show_footer=len(pictures) > 1)
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
         column.justify = "right"
     for picture in pictures:

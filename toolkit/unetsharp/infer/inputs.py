@@ -39,7 +39,9 @@ def _files_of(path: Path) -> list[Path]:
         raise InputError(f"{path}: no such file or folder")
     files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
     if not files:
-        raise InputError(f"{path}: holds no files; give a folder with PNG, JPEG, TIFF or npy pictures directly in it")
+        raise InputError(
+            f"{path}: holds no files; give a folder with slides or PNG, JPEG, TIFF or npy pictures directly in it"
+        )
     return files
 
 

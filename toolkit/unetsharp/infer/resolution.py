@@ -22,7 +22,7 @@ def check_mpp(mpp: float) -> float:
     low, high = MPP_BOUNDS
     if not low <= mpp <= high:
         raise InputError(
-            f"{mpp} µm per pixel is outside {low} to {high}; a 40× scan has about 0.25, a 20× scan about 0.5"
+            f"{mpp:g} µm per pixel is outside {low:g} to {high:g}; a 40× scan has about 0.25, a 20× scan about 0.5"
         )
     return mpp
 

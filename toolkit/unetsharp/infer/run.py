@@ -45,6 +45,9 @@ FORMATS: dict[str, _Format] = {
 }
 """What ``--formats`` takes."""
 
+SAME_MPP = 0.02
+"""Share by which ``--mpp`` may differ from what a file states without a warning: 0.5 is said of 0.499."""
+
 RECORD_EVERY_S = 10.0
 """A killed run loses at most this many seconds of finished pictures, beside the one it was at."""
 
@@ -72,8 +75,9 @@ class Run:
         arguments: dict[str, Any],
         output: "Output",
     ) -> None:
-        """Prepare a run that writes to ``folder``, made if need be (InputError if it cannot be written to).
+        """Prepare a run that writes to ``folder``, made if need be.
 
+        InputError if that cannot be written to, or if the overlap does not fit the network's tiles.
         ``mpp`` is what the user stated, None for what each file says; ``model`` is `record.about_model`;
         ``arguments`` are recorded as given.
         """
@@ -101,6 +105,7 @@ class Run:
             "pictures": [],
         }
         """What ``run.json`` holds; ``exit_status`` is null while the run goes on."""
+        Grid.over((1, 1), tile=runtime.info.tile, overlap=settings.overlap)
         check_folder(folder, "-o")
 
     @property
@@ -162,7 +167,8 @@ class Run:
         mpp, source = self._resolution(picture)
         result = segment(picture.pixels, self._runtime, self._settings, mpp=mpp, advance=advance)
         result.seconds["read"] = read_s
-        return self._entry(file, sha256_of(file.path), result, source, picture.notes)
+        notes = (*self._resolution_warning(picture.mpp), *picture.notes)
+        return self._entry(file, sha256_of(file.path), result, source, notes)
 
     def _by_fields(self, file: InputFile, slide: Slide, advance: Callable[[int], None]) -> dict[str, Any]:
         digest = sha256_of(file.path)
@@ -176,7 +182,7 @@ class Run:
         result = segment_slide(
             slide, self._runtime, self._settings, mpp=mpp, file_sha256=digest, unfinished=unfinished, advance=advance
         )
-        entry = self._entry(file, digest, result, source, ())
+        entry = self._entry(file, digest, result, source, self._resolution_warning(slide.mpp))
         unfinished.remove()
         return entry
 
@@ -185,7 +191,7 @@ class Run:
         start = time.perf_counter()
         outputs = self._written(file, result)
         seconds = {**result.seconds, "write": time.perf_counter() - start}
-        warnings = [*self._resolution_warning(source), *notes, *result.warnings]
+        warnings = [*notes, *result.warnings]
         self._warn(file, warnings)
         return {
             "picture": file.name,
@@ -212,10 +218,12 @@ class Run:
             return self._mpp, "--mpp"
         return (header.mpp, "file") if header.mpp else (MPP, "assumed")
 
-    def _resolution_warning(self, source: str) -> list[str]:
-        if source != "assumed":
-            return []
-        return [f"its resolution is not stated: {MPP} µm/px (a 40× scan) is assumed; give --mpp if it is another"]
+    def _resolution_warning(self, stated: float | None) -> list[str]:
+        if self._mpp is None and stated is None:
+            return [f"its resolution is not stated: {MPP} µm/px (a 40× scan) is assumed; give --mpp if it is another"]
+        if self._mpp and stated and abs(self._mpp / stated - 1) > SAME_MPP:
+            return [f"it states {stated:g} µm/px, and --mpp {self._mpp:g} is used; leave --mpp out to believe the file"]
+        return []
 
     def _warn(self, file: InputFile, warnings: list[str]) -> None:
         """Tell each warning once, with the first picture that has it; the record has them all."""
@@ -261,7 +269,7 @@ class Run:
     def _finish(self) -> None:
         for text, times in self._warned.items():
             if times > 1:
-                self._output.warn(f"and {times - 1} more pictures: {text}")
+                self._output.warn(f"and {times - 1} more picture{'s' * (times > 2)}: {text}")
         tables.write_counts(self.done, self._folder / "counts.csv")
         self.record["finished"] = record.now()
         self._write_record()

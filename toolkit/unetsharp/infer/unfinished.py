@@ -46,8 +46,9 @@ class Unfinished:
 
     def store(self, field: int, nuclei: Sequence[Nucleus], labels: npt.NDArray[np.uint8], at: Box) -> None:
         """Keep what a field gave: its nuclei, and the labels of the slide's pixels ``at``."""
-        self.classes[at.within(Box(0, 0, *self.classes.shape))] = labels
-        self.classes.flush()  # type: ignore[attr-defined]  # a memmap
+        if labels.any():  # else the file keeps a hole there
+            self.classes[at.within(Box(0, 0, *self.classes.shape))] = labels
+            self.classes.flush()  # type: ignore[attr-defined]  # a memmap
         with replacing(self._file(field)) as temporary:
             np.savez(temporary, **_arrays(nuclei))
 

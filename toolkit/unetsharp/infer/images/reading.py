@@ -65,4 +65,4 @@ def _format_of(path: Path) -> _Format:
     for candidate in _FORMATS:
         if start.startswith(candidate.magic):
             return candidate
-    raise InputError(f"not a PNG, JPEG, TIFF or npy picture (it starts with {start!r})")
+    raise InputError(f"not a PNG, JPEG, TIFF or npy picture (it starts with {start!r}); save it as one of these")
