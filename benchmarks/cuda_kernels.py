@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cuda_tiles import hostile_tiles, varied_tiles
+from deep_kernels import deep_equivalence, deep_times
 from evidence import evidence
 from unetsharp_engines.cuda import reference
 from unetsharp_engines.cuda.compiling import compile_kernels
@@ -305,6 +306,7 @@ def sanitized(gpu: Gpu) -> None:
     for half in (True, False):
         normalized(gpu, np.ascontiguousarray(tiles), IDENTITY, half=half)
     finish_equivalence(gpu, side=16, n=2, margin=3)
+    deep_equivalence(gpu, height=5, width=6, n=2)
     whole = np.ascontiguousarray(np.resize(varied_tiles([], 2), (1, 96, 480, 3)))
     normalized(gpu, whole, IDENTITY, half=True)
     print("ran every kernel")
@@ -341,9 +343,15 @@ def report(gpu: Gpu, tiles: npt.NDArray[np.uint8], out: Path | None) -> None:
         "stain": lambda: stain_equivalence(gpu, tiles),
         "apply": lambda: apply_equivalence(gpu, tiles[:BATCH]),
         "finish": lambda: finish_equivalence(gpu),
+        "deep": lambda: deep_equivalence(gpu),
         "copy_bytes_per_second": lambda: copy_bandwidth(gpu),
         "microseconds": lambda: {
-            f"{n} tiles": {"stain": stain_times(gpu, real, n), "finish": finish_times(gpu, n)} for n in (1, 16, BATCH)
+            f"{n} tiles": {
+                "stain": stain_times(gpu, real, n),
+                "finish": finish_times(gpu, n),
+                "deep": deep_times(gpu, n),
+            }
+            for n in (1, 16, BATCH)
         },
     }
     for name, figure in figures.items():

@@ -18,10 +18,9 @@ ONE_KERNEL = "tail-less-deep-one-kernel"
 FIRST = ("tail-less", "plain")
 """Engines that every bar on engines needs."""
 FURTHER = (
-    ONE_KERNEL,
     "int8",
     "tail-less-deep",
-    "tail-less-deep-one-kernel",
+    ONE_KERNEL,
     "tail-less-carry-shifts",
     "tail-less-groups-of-64",
     "tail-less-mish-by-exp",
@@ -45,6 +44,7 @@ ASSETS = TOOLKIT / "unetsharp" / "assets"
 BENCHMARKS, TESTS = ROOT / "benchmarks", ROOT / "tests"
 ON_GPU = ("pycuda.driver", "cuda.bindings.driver", "cuda.bindings.nvrtc")
 NETWORK = ("torch", "timm", "safetensors")
+EXPORT = (*NETWORK, "onnx", "onnxscript", "onnxsim", "onnxruntime")
 COMMAND = ("typer", "rich", "onnx")
 PATCHES = Path("Fold 3", "images", "fold3", "images.npy")
 
@@ -70,9 +70,9 @@ class Site:
 def plan(site: Site) -> list[Wave]:
     """All steps, what is worth most first; what is measured is alone, or takes turns with its partner."""
     return [
-        Wave(lanes=[kernels_are_right(site), exports(site)]),
+        Wave(lanes=[kernels_are_right(site), prepares(site)]),
         Wave(lanes=[[kernels_are_fast(site)]]),
-        Wave(lanes=[[*builds(site, FIRST), *engine_tests(site), user_builds(site)], compiles(site)], leaves_s=600),
+        Wave(lanes=[builds_first(site), compiles(site), prepares_further(site)], leaves_s=600),
         race_of_engines(site, "first", FIRST, ("eager", "reduce-overhead")),
         Wave(lanes=[end_to_end(site)]),
         Wave(lanes=[[case(site, "race-engine", 270)], [case(site, "race-torch", 270)]], takes_turns=True),
@@ -140,9 +140,9 @@ def kernels_are_fast(site: Site) -> Step:
     )
 
 
-def exports(site: Site) -> Lane:
-    """What PyTorch makes for the other steps, mostly without the GPU."""
-    work, needs = site.work, (*NETWORK, "onnx", "onnxscript", "onnxsim", "onnxruntime")
+def prepares(site: Site) -> Lane:
+    """What PyTorch makes for the first engines, and its own test on the GPU."""
+    work = site.work
     chosen = ("--weights", site.weights) if site.weights else ()
     network = Step(
         name="network",
@@ -153,26 +153,24 @@ def exports(site: Site) -> Lane:
         writes=(work / "paper.safetensors", work / "reference.npz"),
         lacking=site.torch.lacking(*NETWORK),
     )
+    tests = pytest(site, "tests-torch", site.torch, "tests/toolkit/test_torch_runtime.py", needs=EXPORT)
+    return [network, exported(site, "export", FIRST), labelled(site), tests]
+
+
+def prepares_further(site: Site) -> Lane:
+    """What PyTorch makes for the other engines, on the CPU."""
     placed = Step(
         name="export-placements",
-        command=script(site.torch, "int8_placements", "export", work),
+        command=script(site.torch, "int8_placements", "export", site.work),
         limit_s=120,
         uses=(ENGINES / "unetsharp_engines" / "quantization", BENCHMARKS / "int8_placements.py"),
-        writes=(work / "placements" / "ours.onnx",),
-        lacking=site.torch.lacking(*needs),
+        writes=(site.work / "placements" / "ours.onnx",),
+        lacking=site.torch.lacking(*EXPORT),
     )
-    tests = pytest(site, "tests-torch", site.torch, "tests/toolkit/test_torch_runtime.py", needs=needs)
-    return [
-        network,
-        exported(site, "export", FIRST, needs),
-        labelled(site),
-        exported(site, "export-further", FURTHER, needs),
-        tests,
-        placed,
-    ]
+    return [exported(site, "export-further", FURTHER), placed]
 
 
-def exported(site: Site, name: str, sets: Sequence[str], needs: Sequence[str]) -> Step:
+def exported(site: Site, name: str, sets: Sequence[str]) -> Step:
     """The ONNX of some sets of rewrites."""
     code = (ENGINES / "unetsharp_engines" / "rewrites", TOOLKIT / "unetsharp" / "export")
     return Step(
@@ -182,7 +180,7 @@ def exported(site: Site, name: str, sets: Sequence[str], needs: Sequence[str]) -
         reads=(site.work / "paper.safetensors",),
         uses=(*code, TRAINER / "unetsharp_trainer" / "network", BENCHMARKS / "rewrites_tensorrt.py"),
         writes=tuple(site.work / f"{each}.onnx" for each in sets),
-        lacking=site.torch.lacking(*needs),
+        lacking=site.torch.lacking(*EXPORT),
     )
 
 
@@ -200,6 +198,11 @@ def labelled(site: Site) -> Step:
         writes=(folder / PATCHES,),
         lacking=site.tensorrt.lacking("PIL"),
     )
+
+
+def builds_first(site: Site) -> Lane:
+    """The engines that are measured first, tests of what runs them, and a user's bundle."""
+    return [*builds(site, FIRST), *engine_tests(site), user_builds(site)]
 
 
 def builds(site: Site, names: Sequence[str]) -> Lane:
@@ -220,10 +223,12 @@ def builds(site: Site, names: Sequence[str]) -> Lane:
 
 def lacking_plugins(python: Python, name: str) -> str:
     """Why its TensorRT takes no kernel of ours into the engine; empty if it does, or none is asked for."""
+    if name != ONE_KERNEL:
+        return ""
     version = python.modules["tensorrt"]["version"]
-    if name != ONE_KERNEL or tuple(map(int, version.split(".")[:2])) >= (10, 9):
-        return python.lacking("cuda.bindings.nvrtc") if name == ONE_KERNEL else ""
-    return f"TensorRT {version} takes no kernel of ours into an engine; from 10.9 on it does"
+    if tuple(map(int, version.split(".")[:2])) < (10, 9):
+        return f"TensorRT {version} takes no kernel of ours into an engine; from 10.9 on it does"
+    return python.lacking("cuda.bindings.nvrtc")
 
 
 def engine_tests(site: Site) -> Lane:

@@ -23,7 +23,7 @@ WORK, WEIGHTS = Path("/work-folder"), Path("/trained.safetensors")
 
 def having(*, without: tuple[str, ...] = (), path: str = "/usr/bin/python3") -> Python:
     """A Python that has everything but ``without``."""
-    modules = {name: {"error": "it is not there"} if name in without else {"version": "1.0"} for name in MODULES}
+    modules = {name: {"error": "it is not there"} if name in without else {"version": "11.4"} for name in MODULES}
     return Python(path=path, version="3.12.0", modules=modules)
 
 
@@ -152,6 +152,15 @@ class TestWhatIsMissing:
         monkeypatch.setattr("shutil.which", lambda name, path=None: None)
         lacking = self.lacking(Site(work=WORK, torch=having(), tensorrt=having()))
         assert set(lacking) == {"memcheck", "racecheck"}
+
+    def test_a_tensorrt_that_takes_plugins(self) -> None:
+        old = having()
+        old.modules["tensorrt"]["version"] = "10.3.0"
+        (lacking,) = self.lacking(Site(work=WORK, torch=having(), tensorrt=old)).items()
+        assert lacking == (
+            "build-tail-less-deep-one-kernel",
+            "TensorRT 10.3.0 takes no kernel of ours into an engine; from 10.9 on it does",
+        )
 
     def test_two_pythons_each_run_what_they_can(self) -> None:
         without_torch = ("torch", "timm", "safetensors", "onnxscript", "onnxsim")
