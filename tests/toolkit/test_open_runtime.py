@@ -111,19 +111,24 @@ def test_a_runtime_asked_for_by_name_is_said_to_be(onnx: Path) -> None:
     ],
 )
 def test_forms_that_do_not_fit_are_refused_with_the_next_step(
-    request: pytest.FixtureRequest, form: str, name: str, says: str
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, form: str, name: str, says: str
 ) -> None:
+    here = machine.Gpu(name="a GPU", target="sm86", memory_bytes=1 << 30)
+    monkeypatch.setattr(machine, "gpus", lambda: (here,))
     with pytest.raises(InputError, match=says) as caught:
         open_runtime(request.getfixturevalue(form), name)
     assert "\n" not in str(caught.value)
 
 
-def test_an_engine_asked_for_by_name_is_refused_not_replaced(
-    engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("form", [None, "onnx", "bundle", "engine_bundle", "weights"])
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_without_a_gpu_that_is_what_is_missing(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, form: str | None, name: str
 ) -> None:
+    """Whatever else is to be done for an engine, it would be in vain here."""
     monkeypatch.setattr(machine, "gpus", lambda: ())
-    with pytest.raises(MissingCapabilityError, match="--runtime tensorrt-rtx: engines run on an NVIDIA GPU, and"):
-        open_runtime(engine_bundle, "tensorrt-rtx")
+    with pytest.raises(MissingCapabilityError, match=f"--runtime {name}: engines run on an NVIDIA GPU, and"):
+        open_runtime(form and request.getfixturevalue(form), name)
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])

@@ -15,6 +15,7 @@ import pytest
 
 from support.painter_network import painted_folder, painter
 from support.pannuke_folds import real_fold, released
+from unetsharp import machine
 from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.build.source import read_source
 from unetsharp.cli.output import Output, Verbosity
@@ -23,7 +24,7 @@ from unetsharp.validate.assessment import Verdict
 from unetsharp.validate.page import TERMS
 from unetsharp.validate.record import record_of
 from unetsharp.validate.validation import ValidateSettings, validate_bundle
-from unetsharp_engines.errors import InputError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.quantization import place, quantize
 from unetsharp_engines.rewrites.graph import Graph
 from unetsharp_engines.runtimes.base import Runtime
@@ -146,6 +147,19 @@ def test_an_engine_that_runs_is_the_last_step(place_: Path, tmp_path: Path, monk
     assert seen.assessment.verdict is Verdict.INCOMPLETE
 
 
+@pytest.mark.parametrize(
+    ("gpus", "error", "says"), [(0, MissingCapabilityError, "NVIDIA GPU"), (1, InputError, "no runtime")]
+)
+def test_a_runtime_that_the_bundle_has_no_engine_for(
+    place_: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, error: type[Exception], says: str
+) -> None:
+    here = machine.Gpu(name="a GPU", target="sm86", memory_bytes=1 << 30)
+    monkeypatch.setattr(machine, "gpus", lambda: (here,) * gpus)
+    fold = open_folds(place_ / "PanNuke")[3]
+    with pytest.raises(error, match=says):
+        validate_bundle(place_ / "easy-bundle", place_ / "easy.onnx", fold, ValidateSettings(runtime="tensorrt"), QUIET)
+
+
 def test_a_damaged_bundle_is_refused_before_anything_runs(place_: Path, tmp_path: Path) -> None:
     shutil.copytree(place_ / "easy-bundle", tmp_path / "bundle")
     content = bytearray((tmp_path / "bundle" / "model.onnx").read_bytes())
@@ -160,9 +174,10 @@ def test_a_damaged_bundle_is_refused_before_anything_runs(place_: Path, tmp_path
     ("arguments", "message"),
     [
         (("easy-bundle", "--fold", "7"), "no fold 7"),
-        (("easy-bundle", "--runtime", "tensorrt"), "no runtime"),
+        (("easy-bundle", "--runtime", "trt"), "--runtime trt: wanted one of auto, tensorrt, "),
         (("easy-bundle", "--images", "0"), "--images"),
-        (("easy.onnx",), "build-engine easy.onnx"),
+        (("easy.onnx",), "easy.onnx: an ONNX, no bundle; make one: unetsharp build-engine easy.onnx -o bundle"),
+        (("easy-bundle", "--reference", "easy-bundle"), "--reference easy-bundle: a bundle; give the weights"),
         (("easy-bundle", "--report", "easy.onnx"), "--report"),
     ],
 )

@@ -7,7 +7,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Gpu", "cuda_version", "driver_version", "gpus", "jetson_release", "memory_bytes", "os_and_arch"]
+__all__ = [
+    "Gpu",
+    "cuda_version",
+    "driver_version",
+    "gpus",
+    "jetson_release",
+    "memory_bytes",
+    "os_and_arch",
+    "pci_bus_id",
+    "processor_name",
+]
 
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API."""
@@ -30,6 +40,18 @@ def gpus() -> tuple[Gpu, ...]:
     if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return ()
     return tuple(_gpu(driver, index) for index in range(count.value))
+
+
+def pci_bus_id() -> str | None:
+    """Where the first of `gpus`, which is the one that all runtimes use, sits: e.g. ``0000:3b:00.0``; None without one.
+
+    Other libraries count GPUs in another order, or those that this process may not use, too.
+    """
+    driver = _driver()
+    device, text = ctypes.c_int(), ctypes.create_string_buffer(32)
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    return None if driver.cuDeviceGetPCIBusId(text, len(text), device) else text.value.decode()
 
 
 def cuda_version() -> str | None:
@@ -59,6 +81,13 @@ def memory_bytes() -> int | None:
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def processor_name() -> str:
+    """What the processor is called, as far as the system tells: e.g. ``Intel(R) Xeon(R) Platinum 8488C``."""
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", path.read_text(encoding="utf-8"), re.M) if path.is_file() else None
+    return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def os_and_arch() -> str:

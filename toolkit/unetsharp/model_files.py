@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unetsharp_engines.errors import InputError
 
-__all__ = ["ENGINE_MAGICS", "MANIFEST", "ModelKind", "kind_of"]
+__all__ = ["ENGINE_MAGICS", "MANIFEST", "ModelKind", "form_of", "kind_of"]
 
 MANIFEST = "manifest.json"
 """The file that makes a folder, or a zip, a bundle."""
@@ -29,19 +29,31 @@ class ModelKind(Enum):
     BUNDLE = "bundle"
     ENGINE = "engine"
 
+    @property
+    def named(self) -> str:
+        """With its article."""
+        return {"weights": "weights", "bundle": "a bundle"}.get(self.value, f"an {self.value}")
+
 
 def kind_of(path: Path) -> ModelKind:
     """What ``path`` is. Its name plays no part. Raises InputError if it is missing, or none of the four."""
+    if (form := form_of(path)) is not None:
+        return form
     if path.is_dir():
-        if (path / MANIFEST).is_file():
-            return ModelKind.BUNDLE
         raise InputError(f"{path}: a folder without {MANIFEST}, so no bundle; {_WANTED}")
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder; {_WANTED}")
-    return _kind_of_file(path)
+    raise InputError(f"{path}: {_looks(path)}, neither weights, nor ONNX, nor an engine; {_WANTED}")
 
 
-def _kind_of_file(path: Path) -> ModelKind:
+def form_of(path: Path) -> ModelKind | None:
+    """As `kind_of`, but None for what is missing, or none of the four."""
+    if path.is_dir():
+        return ModelKind.BUNDLE if (path / MANIFEST).is_file() else None
+    return _form_of_file(path) if path.is_file() else None
+
+
+def _form_of_file(path: Path) -> ModelKind | None:
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -54,9 +66,7 @@ def _kind_of_file(path: Path) -> ModelKind:
     # safetensors: the header's length in 8 bytes, then the header, which is a JSON object.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return ModelKind.WEIGHTS
-    if head[:1] == _ONNX_FIRST_FIELD:
-        return ModelKind.ONNX
-    raise InputError(f"{path}: {_looks(path)}, neither weights, nor ONNX, nor an engine; {_WANTED}")
+    return ModelKind.ONNX if head[:1] == _ONNX_FIRST_FIELD else None
 
 
 def _looks(path: Path) -> str:

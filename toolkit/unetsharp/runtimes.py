@@ -15,7 +15,7 @@ from unetsharp.model_files import ModelKind, kind_of
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.runtimes.base import Runtime
 
-__all__ = ["RUNTIMES", "open_runtime"]
+__all__ = ["RUNTIMES", "check_gpu", "open_runtime"]
 
 RUNTIMES = (*BUILDABLE, "torch")
 """What ``--runtime`` takes."""
@@ -51,6 +51,7 @@ def open_runtime(
         raise InputError(f"--runtime {name}: wanted one of {', '.join(RUNTIMES)}")
     wish = _Wish(name=name, trust=trust, rebuild=rebuild, output=output or Output(verbosity=Verbosity.QUIET))
     kind = ModelKind.ONNX if model is None else kind_of(model)
+    check_gpu(name)
     if rebuild and kind is not ModelKind.BUNDLE:
         raise InputError(f"--rebuild builds an engine into a bundle, and {model or 'the shipped network'} is none")
     if model is None:
@@ -62,6 +63,15 @@ def open_runtime(
         ModelKind.ENGINE: _engine,
     }[kind]
     return opened(model, wish)
+
+
+def check_gpu(name: str) -> None:
+    """Raise MissingCapabilityError where ``name`` is a runtime of engines, and this machine has no GPU for them."""
+    if name in _ENGINE_RUNTIMES and not machine.gpus():
+        raise MissingCapabilityError(
+            f"--runtime {name}: engines run on an NVIDIA GPU, and this machine's driver shows none (`unetsharp doctor` "
+            "says more); --runtime onnxruntime runs the bundle's ONNX"
+        )
 
 
 def _shipped(wish: _Wish) -> Runtime:
@@ -160,11 +170,7 @@ def _choose(bundle: Bundle, name: str, rebuild: bool, output: Output) -> _Chosen
 
 def _find(bundle: Bundle, name: str) -> _Chosen:
     engines_for(bundle, name)
-    if not machine.gpus():
-        raise MissingCapabilityError(
-            f"--runtime {name}: engines run on an NVIDIA GPU, and this machine's driver shows none (`unetsharp doctor` "
-            "says more); --runtime onnxruntime runs the bundle's ONNX"
-        )
+    check_gpu(name)  # with --runtime auto, too
     from unetsharp_engines.cuda.engine import load_tensorrt
 
     loaded = Loaded(flavour=flavour_named(name), trt=load_tensorrt(name))

@@ -77,8 +77,12 @@ def read_source(path: Path) -> Source:
 
     Raises InputError.
     """
-    is_bundle = path.exists() and kind_of(path) is ModelKind.BUNDLE
-    content = open_bundle(path).read_onnx() if is_bundle else read_file(path)
+    kind = kind_of(path) if path.exists() else None  # what is missing, `read_file` tells
+    if kind is ModelKind.WEIGHTS:
+        raise InputError(f"{path}: weights, and an ONNX is wanted: unetsharp export {path} -o model.onnx")
+    if kind is ModelKind.ENGINE:
+        raise InputError(f"{path}: an engine, and an ONNX is wanted; give the bundle that it came from")
+    content = open_bundle(path).read_onnx() if kind is ModelKind.BUNDLE else read_file(path)
     model = parse_onnx(content, path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:

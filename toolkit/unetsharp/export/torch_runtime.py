@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unetsharp_engines.errors import MissingCapabilityError
+from unetsharp.model_files import ModelKind, form_of
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.runtimes.base import Runtime, network_input
 from unetsharp_engines.stain import StainPlan
@@ -51,6 +52,7 @@ class TorchRuntime(Runtime):
 
 def load_network(weights: Path) -> "tuple[UNetSharp, ModelInfo]":
     """The network of a weights file, and what it is. InputError and MissingCapabilityError as `TorchRuntime`."""
+    _check_is_no_other(weights)
     try:
         from unetsharp_trainer.network import load_weights
     except ModuleNotFoundError as error:
@@ -58,6 +60,15 @@ def load_network(weights: Path) -> "tuple[UNetSharp, ModelInfo]":
             f"{weights}: to run weights, {error.name} is missing: pip install 'unetsharp[export]'; ONNX runs without"
         ) from error
     return load_weights(weights)
+
+
+def _check_is_no_other(path: Path) -> None:
+    """Raise InputError for another form of a network, and for a folder; anything else is left to be read."""
+    form = form_of(path)
+    if form not in (None, ModelKind.WEIGHTS):
+        raise InputError(f"{path}: {form.named}; give the weights (.safetensors) that it was made of")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; give a weights file (.safetensors) that `unetsharp train` wrote")
 
 
 def chosen_device(device: Literal["auto", "cpu", "cuda"]) -> str:

@@ -16,7 +16,7 @@ from unetsharp.build.pipeline import typed
 from unetsharp.build.source import Source, read_source
 from unetsharp.model_files import ModelKind, kind_of
 from unetsharp.quantize.quantizer import QUANTIZATION_KEY
-from unetsharp.runtimes import open_runtime
+from unetsharp.runtimes import check_gpu, open_runtime
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.files import sha256_of
@@ -107,7 +107,7 @@ def _is_weights(reference: Path, kept: Source) -> bool:
     """Whether ``reference`` is weights rather than an ONNX. Raises InputError unless it is of the network ``kept``."""
     kind = kind_of(reference)
     if kind not in (ModelKind.WEIGHTS, ModelKind.ONNX):
-        raise InputError(f"--reference {reference}: a {kind.value}; give the weights (.safetensors) or their fp32 ONNX")
+        raise InputError(f"--reference {reference}: {kind.named}; give the weights (.safetensors) or their fp32 ONNX")
     weights = kind is ModelKind.WEIGHTS
     seen = sha256_of(reference) if weights else read_source(reference).info.weights_sha256
     if seen != kept.info.weights_sha256:
@@ -198,6 +198,7 @@ def _deployed(bundle: Bundle, kept: Source, runtime: str, *, trust: bool) -> lis
     if runtime in ("auto", "onnxruntime"):
         return [_on_onnxruntime(bundle, kept)]
     if runtime not in held:
+        check_gpu(runtime)
         raise InputError(
             f"--runtime {runtime}: {bundle.root} holds engines for {', '.join(held) or 'no runtime'}; "
             f"onnxruntime runs its ONNX"

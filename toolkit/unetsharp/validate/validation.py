@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unetsharp.build.bundle import Bundle, open_bundle
+from unetsharp.build.choice import RUNTIMES
 from unetsharp.cli.output import Output
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.model_files import ModelKind, kind_of
@@ -43,6 +44,8 @@ class ValidateSettings:
 
     def __post_init__(self) -> None:
         """Check."""
+        if self.runtime not in RUNTIMES:
+            raise InputError(f"--runtime {self.runtime}: wanted one of {', '.join(RUNTIMES)}")
         if self.images is not None and self.images < 1:
             raise InputError(f"--images {self.images}: wanted at least 1, such as 200")
 
@@ -112,9 +115,15 @@ def validate_bundle(
 
 
 def _opened(root: Path) -> Bundle:
-    if (kind := kind_of(root)) is not ModelKind.BUNDLE:
-        raise InputError(f"{root}: {kind.value}, no bundle; make one: unetsharp build-engine {root} -o bundle")
-    return open_bundle(root)
+    if (kind := kind_of(root)) is ModelKind.BUNDLE:
+        return open_bundle(root)
+    build = "unetsharp build-engine {} -o bundle"
+    wanted = {
+        ModelKind.WEIGHTS: f"make one: unetsharp export {root} -o model.onnx, then {build.format('model.onnx')}",
+        ModelKind.ONNX: f"make one: {build.format(root)}",
+        ModelKind.ENGINE: "give the bundle it came from",
+    }
+    raise InputError(f"{root}: {kind.named}, no bundle; {wanted[kind]}")
 
 
 def _chosen(fold: Fold, settings: ValidateSettings, output: Output) -> list[int]:
