@@ -1,35 +1,40 @@
 """The bench: what it measures adds up, contestants take turns, mistakes are told before anything is measured."""
 
 import dataclasses
+import hashlib
 import json
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from onnx import helper
 from typer.testing import CliRunner, Result
 
 from support.bundles import engine_entry, manifest_of
 from support.fake_cuda import Gpu
 from support.fake_tensorrt import install
-from support.tiny_onnx import save_tiny_onnx
+from support.tiny_onnx import INFO, save_tiny_onnx, tiny_onnx
 from unetsharp import machine
 from unetsharp.bench import measure, roofline
 from unetsharp.bench.contestants import Contestant, peers_of
-from unetsharp.bench.energy import metered
+from unetsharp.bench.energy import Energy, metered
+from unetsharp.bench.report import chart
 from unetsharp.bench.roofline import Peak, cost_of, shares
-from unetsharp.bench.run import BenchSettings, bench, parse_batches
+from unetsharp.bench.run import BenchSettings, bench, parse_batches, parse_names
 from unetsharp.bench.tiles import real_tiles, write_pictures
 from unetsharp.build.bundle import file_entry, write_bundle
 from unetsharp.cli.app import app
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.cuda import device
 from unetsharp_engines.errors import InputError, MissingCapabilityError
+from unetsharp_engines.model_info import METADATA_KEY
 from unetsharp_engines.runtimes.fake import FakeRuntime
 from unetsharp_engines.stain import IDENTITY, StainPlan
 
@@ -50,6 +55,17 @@ class SlowRuntime(FakeRuntime):
         self._asked.append((self.name, len(tiles_NHWC)))
         time.sleep(self._seconds * len(tiles_NHWC))
         return np.zeros(tiles_NHWC.shape[:3], np.uint8)
+
+
+WEIGHTS = (2).to_bytes(8, "little") + b"{}"
+"""A safetensors file without a tensor."""
+
+SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
+
+
+def weights_file(path: Path) -> Path:
+    path.write_bytes(WEIGHTS)
+    return path
 
 
 @pytest.fixture
@@ -111,6 +127,16 @@ class TestMeasures:
         assert 20 < tiles.std() < 100
 
 
+def fake_driver() -> SimpleNamespace:
+    """libcuda as `machine.pci_bus_id` calls it."""
+
+    def tell(text: Any, length: int, device: Any) -> int:
+        text.value = b"0000:83:00.0"
+        return 0
+
+    return SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGet=lambda device, index: index, cuDeviceGetPCIBusId=tell)
+
+
 class TestEnergy:
     def test_a_cpus_is_not_read(self) -> None:
         with metered("cpu") as energy:
@@ -118,18 +144,38 @@ class TestEnergy:
         assert energy.joules is None
         assert "NVIDIA" in energy.why_not
 
-    def test_a_gpus_counter_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        counter = iter([1_000, 5_000, 12_500])
+    def test_the_counter_is_that_of_the_gpu_in_use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """NVML counts every GPU, CUDA those that this process may use, in another order."""
+        counters = {"0000:04:00.0": iter([0, 0, 0]), "0000:83:00.0": iter([1_000, 5_000, 12_500])}
         nvml = SimpleNamespace(
             NVMLError=OSError,
             nvmlInit=lambda: None,
-            nvmlDeviceGetHandleByIndex=lambda index: index,
-            nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(counter),
+            nvmlDeviceGetHandleByPciBusId=counters.__getitem__,
+            nvmlDeviceGetTotalEnergyConsumption=next,
         )
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        monkeypatch.setattr(machine, "_driver", fake_driver)
         with metered("a GPU") as energy:
             pass
         assert energy.joules == 7.5  # millijoules, from the second reading on
+
+    def test_without_a_driver_no_gpu_is_guessed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace())
+        monkeypatch.setattr(machine, "_driver", lambda: None)
+        with metered("a GPU") as energy:
+            pass
+        assert energy.joules is None
+        assert "which GPU" in energy.why_not
+
+    def test_joules_are_those_of_all_turns(self, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The counter moves in steps that are long beside one turn."""
+        read = iter([Energy(joules=6.0), Energy(joules=2.0)])
+        monkeypatch.setattr(measure, "metered", lambda _: nullcontext(next(read)))
+        monkeypatch.setattr(measure, "TURN_S", 0.0)
+        (row,) = measure.throughput(
+            [Contestant(name="it", runtimes={4: FakeRuntime()})], 4, real_tiles(4, 64), PLAIN, lambda: None
+        )
+        assert row["joules_per_tile"] == (6.0 + 2.0) / (2 * 2 * 4)  # two turns of two batches
 
     def test_without_nvml_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "pynvml", None)
@@ -150,6 +196,18 @@ class TestRoofline:
         stem, head = 4 * 32 * 32 * 27, 6 * 64 * 64 * 36  # a 64² input; outputs · inputs · taps
         assert macs == stem + head
         assert moved > 4 * 64 * 64 * (3 + 6)
+
+    def test_a_cpus_peak_is_measured(self, quick: None) -> None:
+        peak = roofline.peak_of("cpu")
+        assert peak.macs is not None and 1e8 < peak.macs < 1e14
+        assert peak.bytes is not None and 1e8 < peak.bytes < 1e13
+
+    def test_a_gpu_that_cannot_be_asked_has_no_peak(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def lacking() -> None:
+            raise MissingCapabilityError("pycuda is missing")
+
+        monkeypatch.setattr(device, "open_device", lacking)
+        assert roofline.peak_of("a GPU") == Peak(macs=None, bytes=None, source="pycuda is missing")
 
     def test_an_h100s_data_sheet(self, monkeypatch: pytest.MonkeyPatch) -> None:
         install(Gpu(), monkeypatch, most=4)
@@ -198,18 +256,36 @@ class TestSettings:
             with pytest.raises(InputError, match="--batch"):
                 parse_batches(wrong)
 
-    @pytest.mark.parametrize(
-        ("peer", "says"),
-        [
-            ("openvino", "wanted some of torch, "),
-            ("fake", "wanted some of"),
-            ("torch", "name those of fake by --weights"),
-        ],
-    )
-    def test_peers_that_cannot_be(self, peer: str, says: str) -> None:
+    def test_names(self) -> None:
+        assert parse_names(" torch, torchstain,torch,") == ("torch", "torchstain")
+        assert parse_names(None) == parse_names("") == ()
+
+    def test_what_nothing_can_be_done_with_is_refused_before_anything_is_loaded(self) -> None:
+        with pytest.raises(InputError, match="--against openvino: wanted some of torch, "):
+            BenchSettings(against=("torch", "openvino"))
+        with pytest.raises(InputError, match="--weights w: serves PyTorch's peers alone; add --against torch"):
+            BenchSettings(against=("onnxruntime",), weights=Path("w"))
+
+    def test_without_weights_pytorch_is_no_peer(self) -> None:
         subject = Contestant(name="it", runtimes={1: FakeRuntime()})
-        with ExitStack() as closing, pytest.raises(InputError, match=says):
-            peers_of(subject, None, [peer], (1,), weights=None, closing=closing)
+        with ExitStack() as closing, pytest.raises(InputError, match="name those of fake by --weights"):
+            peers_of(subject, None, ["torch"], (1,), weights=None, closing=closing)
+
+    @pytest.mark.parametrize(
+        ("made_of", "says"),
+        [("ab" * 32, "was made of abababababab…"), ("", "was made of weights that it does not name")],
+    )
+    def test_other_weights_are_no_peer(self, tmp_path: Path, made_of: str, says: str) -> None:
+        subject = Contestant(name="it", runtimes={1: FakeRuntime(dataclasses.replace(INFO, weights_sha256=made_of))})
+        weights = weights_file(tmp_path / "w.safetensors")
+        with ExitStack() as closing, pytest.raises(InputError, match=rf"--weights .*SHA-256 {SHA256[:12]}….*{says}"):
+            peers_of(subject, None, ["torch"], (1,), weights=weights, closing=closing)
+
+    def test_an_onnx_is_no_weights(self, tmp_path: Path) -> None:
+        subject = Contestant(name="it", runtimes={1: FakeRuntime()})
+        onnx = save_tiny_onnx(tmp_path / "m.onnx")
+        with ExitStack() as closing, pytest.raises(InputError, match=r"--weights .*m\.onnx: an ONNX; give the weights"):
+            peers_of(subject, None, ["torch"], (1,), weights=onnx, closing=closing)
 
     def test_a_peer_is_made_for_one_tile_too(
         self, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -228,8 +304,12 @@ class TestSettings:
                 return super()._labels(tiles_NHWC, stain)
 
         monkeypatch.setattr("unetsharp.bench.contestants.TorchChain", Chain)
-        onnx = save_tiny_onnx(tmp_path / "m.onnx")
-        bench(BenchSettings(models=(onnx,), against=("torch",), batches=(2,), weights=onnx), QUIET)
+        weights = weights_file(tmp_path / "w.safetensors")
+        model = tiny_onnx()
+        helper.set_model_props(model, {METADATA_KEY: dataclasses.replace(INFO, weights_sha256=SHA256).to_json()})
+        onnx = tmp_path / "m.onnx"
+        onnx.write_bytes(model.SerializeToString())
+        bench(BenchSettings(models=(onnx,), against=("torch",), batches=(2,), weights=weights), QUIET)
         assert made == [1, 2]
         assert set(asked) == {(1, 1), (2, 2)}
 
@@ -281,6 +361,9 @@ class TestCommand:
         assert first["from_files"]["tiles_per_s"] > 0
         assert first["roofline"]["share"]["compute"] > 0
         assert record["arguments"]["batches"] == [1, 3]
+        system = record["system"]
+        assert system["processor"] and system["cores"] >= 1
+        assert {"driver", "cuda", "gpus", "packages", "unetsharp"} <= set(system)
 
     def test_the_chart_is_an_svg_with_every_contestant(self, done: tuple[Result, Path]) -> None:
         _, out = done
@@ -289,12 +372,23 @@ class TestCommand:
         assert "first.onnx on onnxruntime" in words
         assert "second.onnx on onnxruntime" in words
         assert "Milliseconds a tile by stage" in words
+        assert json.loads((out / "bench.json").read_text())["system"]["processor"] in words
+
+    def test_the_chart_holds_long_names_and_many_contestants(self, done: tuple[Result, Path]) -> None:
+        _, out = done
+        record = json.loads((out / "bench.json").read_text())
+        first = {**record["contestants"][0], "name": "/data/" + "long/" * 30 + "bundle & co"}
+        drawn = ElementTree.fromstring(chart({**record, "contestants": [first] * 9}))
+        labels = [e.text or "" for e in drawn.iter() if e.get("text-anchor") == "end"]
+        assert max(map(len, labels)) <= 29
+        assert labels[0].endswith("bundle & co")
+        assert len(labels) == 2 * 9 + 2, "a bar for each contestant and batch, and for the first one's stages"
 
     def test_people_get_a_table(self, quick: None, tmp_path: Path) -> None:
         model = save_tiny_onnx(tmp_path / "m.onnx")
         result = CliRunner().invoke(app, ["bench", str(model), "--batch", "2", "-q"])
         assert result.exit_code == 0, result.output
-        for word in ("tiles/s", "p99", "finish", "roofline"):
+        for word in ("tiles/s", "p99", "finish", "roofline", "GMAC/s", "GB/s", "cores"):
             assert word in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 80
 

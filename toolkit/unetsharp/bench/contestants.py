@@ -7,7 +7,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from unetsharp.bench import torchstain
 from unetsharp.bench.torch_chain import MODES, TorchChain
 from unetsharp.build.bundle import open_bundle
 from unetsharp.model_files import ModelKind, kind_of
@@ -65,14 +64,11 @@ def peers_of(
     weights: Path | None,
     closing: ExitStack,
 ) -> list[Contestant]:
-    """The same network as ``subject``, which is ``model``, on each peer of `PEERS` named.
+    """The same network as ``subject``, which is ``model``, on each of `PEERS` in ``names``.
 
-    PyTorch runs ``weights``; where they are not given, those that ship, if ``subject`` was made from them. Raises
-    InputError for a name that is none, and where there are no weights.
+    PyTorch runs ``weights``; where they are not given, ``model`` itself or those that ship, if ``subject`` was made of
+    them. Raises InputError where there are no weights, or they are another network's.
     """
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise InputError(f"--against {unknown[0]}: wanted some of {', '.join((*PEERS, torchstain.NAME))}")
     return [_peer(name, subject, model, batches, weights, closing) for name in names]
 
 
@@ -99,18 +95,33 @@ def _peer(
 
         one = closing.enter_context(OnnxRuntime(subject.onnx, device=_ONNX_DEVICES[name]))
         return Contestant(name=name, runtimes=dict.fromkeys(batches, one), onnx=subject.onnx)
-    path = weights or _weights_of(subject.runtime.info, model, name, closing)
+    path = _weights_of(subject.runtime.info, model, weights, name, closing)
     chains: dict[int, Runtime] = {n: closing.enter_context(TorchChain(path, name=name, batch=n)) for n in batches}
     return Contestant(name=name, runtimes=chains, onnx=subject.onnx)
 
 
-def _weights_of(info: ModelInfo, model: Path | None, peer: str, closing: ExitStack) -> Path:
+def _weights_of(info: ModelInfo, model: Path | None, weights: Path | None, peer: str, closing: ExitStack) -> Path:
+    if weights is not None:
+        return _checked(weights, info)
     if model is not None and kind_of(model) is ModelKind.WEIGHTS:
         return model
     shipped = closing.enter_context(as_file(files("unetsharp") / "assets" / "edge.safetensors"))
     if info.weights_sha256 != sha256_of(shipped):
         raise InputError(f"--against {peer}: PyTorch runs weights; name those of {info.name} by --weights")
     return shipped
+
+
+def _checked(weights: Path, info: ModelInfo) -> Path:
+    """``weights``, if what is measured was made of them. Raises InputError: else two networks would be raced."""
+    if (kind := kind_of(weights)) is not ModelKind.WEIGHTS:
+        raise InputError(f"--weights {weights}: {kind.named}; give the weights (.safetensors)")
+    if (seen := sha256_of(weights)) != info.weights_sha256:
+        wanted = f"{info.weights_sha256[:12]}…" if info.weights_sha256 else "weights that it does not name"
+        raise InputError(
+            f"--weights {weights}: have the SHA-256 {seen[:12]}…, and {info.name}, which is measured, was made of "
+            f"{wanted}: give its own, or peers would run another network"
+        )
+    return weights
 
 
 def _onnx_of(model: Path | None) -> bytes | None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from unetsharp import machine
+
 __all__ = ["Energy", "metered"]
 
 
@@ -40,9 +42,12 @@ def _meter(device: str, energy: Energy) -> Any:
     except ModuleNotFoundError:
         energy.why_not = "NVML is read through nvidia-ml-py: pip install nvidia-ml-py"
         return None
+    if (place := machine.pci_bus_id()) is None:
+        energy.why_not = "the CUDA driver does not tell which GPU this is"
+        return None
     try:
         nvml.nvmlInit()
-        handle = nvml.nvmlDeviceGetHandleByIndex(0)
+        handle = nvml.nvmlDeviceGetHandleByPciBusId(place)
         nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except nvml.NVMLError as error:
         energy.why_not = f"NVML does not tell it here ({error})"

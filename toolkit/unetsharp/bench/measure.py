@@ -38,20 +38,24 @@ def throughput(
 ) -> list[dict[str, Any]]:
     """Tiles a second from host memory to host memory, of each contestant, batch after batch: median and spread.
 
-    Turns go round: each contestant once, then each again. ``joules_per_tile`` is of the last turn, where a GPU tells.
+    Turns go round: each contestant once, then each again. ``joules_per_tile`` is of all turns, where a GPU tells.
     """
     runtimes = [contestant.runtimes[batch] for contestant in contestants]
     counts = [_batches_in_a_turn(runtime, batch, tiles, stain) for runtime in runtimes]
     rates: list[list[float]] = [[] for _ in runtimes]
-    joules: list[float | None] = [None for _ in runtimes]
+    joules: list[list[float]] = [[] for _ in runtimes]
     for _ in range(TURNS):
         for place, (runtime, count) in enumerate(zip(runtimes, counts, strict=True)):
             with metered(runtime.device) as energy:
                 seconds = _row(runtime, count, batch, tiles, stain)
             rates[place].append(count * batch / seconds)
-            joules[place] = energy.joules and energy.joules / (count * batch)
+            if energy.joules is not None:
+                joules[place].append(energy.joules / (count * batch))
             advance()
-    return [{**_spread(r), "joules_per_tile": j} for r, j in zip(rates, joules, strict=True)]
+    return [
+        {**_spread(rate), "joules_per_tile": statistics.fmean(j) if j else None}
+        for rate, j in zip(rates, joules, strict=True)
+    ]
 
 
 def latency(runtime: Runtime, tiles: Tiles, stain: StainPlan) -> dict[str, float]:

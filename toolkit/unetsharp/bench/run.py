@@ -1,19 +1,23 @@
 """A run of the bench: what it asks of each contestant, and the record it keeps."""
 
+import functools
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unetsharp import machine
 from unetsharp.bench import measure, torchstain
-from unetsharp.bench.contestants import Contestant, peers_of, subjects
+from unetsharp.bench.contestants import PEERS, Contestant, peers_of, subjects
 from unetsharp.bench.energy import metered
-from unetsharp.bench.roofline import cost_of, peak_of, shares
+from unetsharp.bench.roofline import Peak, cost_of, peak_of, shares
 from unetsharp.bench.tiles import real_tiles, write_pictures
+from unetsharp.bench.torch_chain import MODES
 from unetsharp.outputs.record import about_model, about_system, now
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.stain import IDENTITY, StainPlan, StainStatus, estimate
@@ -21,7 +25,7 @@ from unetsharp_engines.stain import IDENTITY, StainPlan, StainStatus, estimate
 if TYPE_CHECKING:
     from unetsharp.cli.output import Output
 
-__all__ = ["BenchSettings", "bench", "parse_batches"]
+__all__ = ["BenchSettings", "bench", "parse_batches", "parse_names"]
 
 _PER_TILE = StainPlan(IDENTITY, per_tile=True)
 FILES = 64
@@ -41,6 +45,20 @@ class BenchSettings:
     weights: Path | None = None
     """What PyTorch peers run, where it is not what ships."""
     trust: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a network. Raises InputError."""
+        known = (*PEERS, torchstain.NAME)
+        if unknown := [name for name in self.against if name not in known]:
+            raise InputError(f"--against {unknown[0]}: wanted some of {', '.join(known)}")
+        if self.weights is not None and not set(self.against).intersection(MODES):
+            raise InputError(f"--weights {self.weights}: serves PyTorch's peers alone; add --against torch")
+
+
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """``torch,torchstain`` → the two, in order and once each."""
+    names = (name.strip() for name in (text or "").split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
@@ -83,12 +101,24 @@ def bench(settings: BenchSettings, output: "Output") -> dict[str, Any]:
             "started": started,
             "finished": now(),
             "arguments": _arguments(settings),
-            "system": about_system(networks[0].runtime),
+            "system": {**about_system(networks[0].runtime), **_machine()},
             "model": about_model(networks[0].runtime.info, first),
             "stain": "tile" if stain.per_tile else "none",
             "contestants": rows,
             "stain_step_s": _stain_step(networks[0], settings) if torchstain.NAME in settings.against else None,
         }
+
+
+def _machine() -> dict[str, Any]:
+    """What speed depends on, beside the versions."""
+    return {
+        "processor": machine.processor_name(),
+        "cores": os.cpu_count(),
+        "memory_bytes": machine.memory_bytes(),
+        "gpus": [asdict(gpu) for gpu in machine.gpus()],
+        "driver": machine.driver_version(),
+        "cuda": machine.cuda_version(),
+    }
 
 
 def _measured(
@@ -98,6 +128,7 @@ def _measured(
     tiles = real_tiles(max(*settings.batches, FILES), contestants[0].runtime.info.tile)
     steps = len(settings.batches) * len(contestants) * measure.TURNS + len(contestants)
     entries = [_entry(contestant) for contestant in contestants]
+    peak = functools.cache(peak_of)  # one measurement for all
     with output.progress("Measuring", steps, unit="turns") as advance:
         for batch in settings.batches:
             rates = measure.throughput(contestants, batch, tiles, stain, advance)
@@ -106,7 +137,7 @@ def _measured(
         for index, (contestant, entry) in enumerate(zip(contestants, entries, strict=True)):
             entry["latency_s"] = measure.latency(contestant.runtimes[1], tiles, stain)
             if index < own:
-                _take_apart(contestant, entry, tiles, stain, settings.batches)
+                _take_apart(contestant, entry, tiles, stain, settings.batches, peak)
             advance()
     _compare(entries)
     return entries
@@ -119,13 +150,18 @@ def _entry(contestant: Contestant) -> dict[str, Any]:
     return {
         "name": contestant.name,
         "runtime": {"name": runtime.name, "version": runtime.version, "device": runtime.device},
-        "energy": energy.why_not or "read by NVML, for the whole GPU",
+        "energy": energy.why_not or "read by NVML, of the whole GPU",
         "batches": {},
     }
 
 
 def _take_apart(
-    contestant: Contestant, entry: dict[str, Any], tiles: Any, stain: StainPlan, batches: Sequence[int]
+    contestant: Contestant,
+    entry: dict[str, Any],
+    tiles: Any,
+    stain: StainPlan,
+    batches: Sequence[int],
+    peak_of_device: Callable[[str], Peak],
 ) -> None:
     """Stages, files and the roofline of one of the networks that are measured for themselves."""
     for batch in batches:
@@ -140,12 +176,11 @@ def _take_apart(
             "tiles_per_s": measure.from_files(contestant.runtimes[largest], pictures, largest, stain),
         }
     if contestant.onnx is not None:
-        entry["roofline"] = _roofline(contestant, contestant.onnx, entry)
+        entry["roofline"] = _roofline(contestant.onnx, entry, peak_of_device(contestant.runtime.device))
 
 
-def _roofline(contestant: Contestant, onnx: bytes, entry: dict[str, Any]) -> dict[str, Any]:
+def _roofline(onnx: bytes, entry: dict[str, Any], peak: Peak) -> dict[str, Any]:
     macs, moved = cost_of(onnx)
-    peak = peak_of(contestant.runtime.device)
     fastest = max(row["tiles_per_s"] for row in entry["batches"].values())
     return {
         "macs_per_tile": macs,

@@ -28,7 +28,8 @@ def bench(
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights for PyTorch peers, where they are not those that ship.")
+        Path | None,
+        typer.Option(metavar="FILE", help="For PyTorch's peers: the weights that the first BUNDLE was made of."),
     ] = None,
     runtime: Annotated[
         str, typer.Option(metavar="R", help="auto, tensorrt, tensorrt-rtx, onnxruntime or torch.")
@@ -43,21 +44,21 @@ def bench(
 
     Real tiles, from host memory to host memory, each normalized by its own stain
     estimate. Contestants take turns. On a GPU stages are timed by its own clock.
-    The roofline is the GPU's data sheet, or what NumPy reaches on this CPU.
+    The roofline is the GPU's data sheet, or what this CPU reaches now.
 
     \b
     Example:
       unetsharp bench --batch 1,8 --against torch --out bench
     """
     from unetsharp.bench.report import tables, write
-    from unetsharp.bench.run import BenchSettings, parse_batches
+    from unetsharp.bench.run import BenchSettings, parse_batches, parse_names
     from unetsharp.bench.run import bench as measure
     from unetsharp.outputs.folder import check_folder
 
     settings = BenchSettings(
         models=tuple(models or ()),
         runtime=runtime,
-        against=tuple(name.strip() for name in against.split(",")) if against else (),
+        against=parse_names(against),
         batches=parse_batches(batch),
         weights=weights,
         trust=trust,
