@@ -9,7 +9,6 @@ it, ``load`` how many processes wanted the machine's cores meanwhile (1 is this 
 
 import argparse
 import datetime
-import json
 import os
 import subprocess
 import sys
@@ -18,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence import evidence
+from evidence import evidence, write_json
 from unetsharp.build.bundle import open_bundle
 from unetsharp.cli.output import Output, Verbosity
-from unetsharp_engines.files import replacing
 
 PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
 
@@ -95,8 +93,7 @@ def main() -> None:
         "profile": "1,8,16 tiles of 256 px",
         "runs": runs,
     }
-    with replacing(options.out) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

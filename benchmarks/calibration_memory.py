@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evidence import ROOT, evidence
+from evidence import ROOT, evidence, write_json
 from unetsharp.build.source import read_source
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp_engines.files import replacing
@@ -78,7 +78,7 @@ def main() -> None:
         "peak_gb": round(max(entry["peak_gb"] for entry in log), 2),
         "peak_gb_with_the_layers_noise": round(peak_gb(), 2),
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(RESULT, result)
     print(RESULT.read_text())
 
 

@@ -28,7 +28,7 @@ import onnx
 import onnxruntime
 import torch
 
-from evidence import ROOT, evidence
+from evidence import ROOT, evidence, write_json
 from unetsharp.export.tracing import trace
 from unetsharp_engines.contract import INPUT_NAME, TILE
 from unetsharp_engines.quantization import Calibration, Placement, place, place_for_cpu, quantize, threshold
@@ -73,7 +73,7 @@ def main() -> None:
         "contestants": {name: told(c, contestants) for name, c in contestants.items()},
         "milliseconds_by_operation": {name: profile(c, image, arguments.threads) for name, c in files.items()},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(RESULT, result)
     print(RESULT.read_text())
 
 

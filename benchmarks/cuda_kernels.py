@@ -22,14 +22,13 @@ import numpy.typing as npt
 
 from cuda_tiles import hostile_tiles, varied_tiles
 from deep_kernels import deep_equivalence, deep_times
-from evidence import evidence
+from evidence import evidence, write_json
 from unetsharp_engines.cuda import reference
 from unetsharp_engines.cuda.compiling import compile_kernels
 from unetsharp_engines.cuda.constants import STATUSES
 from unetsharp_engines.cuda.device import open_device
 from unetsharp_engines.cuda.graphs import Graph
 from unetsharp_engines.cuda.kernels import TRANSFORM, Kernels, packed
-from unetsharp_engines.files import replacing
 from unetsharp_engines.stain import IDENTITY, StainStatus, StainTransform, estimate
 
 SIDE, BATCH, SETS = 256, 64, 8
@@ -358,8 +357,7 @@ def report(gpu: Gpu, tiles: npt.NDArray[np.uint8], out: Path | None) -> None:
         result[name] = figure()
         print(name, json.dumps(result[name], indent=1), flush=True)
         if out is not None:
-            with replacing(out) as temporary:
-                temporary.write_text(json.dumps(result, indent=1) + "\n")
+            write_json(out, result)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from evidence import evidence
+from evidence import evidence, write_json
 from training_runs import trained_and_judged
-from unetsharp_engines.files import replacing
 
 OPTIONS = {
     "--recipe": "scratch", "--encoder": "regnetx_002", "--width": "16", "--encoder-weights": "none",
@@ -31,8 +30,7 @@ def main() -> None:
     what = "edge-sized U-Net# from random weights, trained on folds 1 and 2, tested on fold 3, CPU"
     report = {**evidence(what, ("torch", "timm", "albumentations"), ("trainer", "benchmarks/edge_training.py")), **run}
     print(json.dumps(report["test"], indent=1))
-    with replacing(arguments.out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evidence import write_json
 from turns import in_turn, meet
 from unetsharp.bench.energy import metered
 from unetsharp_engines.model_info import ModelInfo
@@ -266,7 +267,7 @@ def main() -> None:
     else:
         found = TORCH_CASES[name](tiles, work)
     print(json.dumps(found, indent=1))
-    result_file(work, name).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(result_file(work, name), found)
 
 
 if __name__ == "__main__":

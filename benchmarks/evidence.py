@@ -1,5 +1,6 @@
 """What every result carries: what was run, from which commit, on what, with what."""
 
+import json
 import os
 import platform
 import shlex
@@ -10,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["evidence", "portable"]
+from unetsharp_engines.files import replacing
+
+__all__ = ["evidence", "portable", "write_json"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +31,12 @@ def evidence(what: str, packages: tuple[str, ...], sources: tuple[str, ...]) -> 
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
     }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a result, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def portable(command: list[str]) -> str:

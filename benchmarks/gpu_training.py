@@ -8,7 +8,6 @@ Each run takes ``--minutes`` of training. Beside Dice it tells training images/s
 """
 
 import argparse
-import json
 import re
 import statistics
 import subprocess
@@ -17,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evidence import evidence
+from evidence import evidence, write_json
 from training_runs import trained_and_judged
-from unetsharp_engines.files import replacing
 
 BAR = 0.78
 SAME = {
@@ -75,8 +73,7 @@ def write(path: Path, runs: dict[str, Any]) -> None:
     what = f"paper's configuration from random weights on a GPU; bar: foreground Dice {BAR} on fold 3's colon patches"
     versions = ("torch", "timm", "albumentations")
     report = {**evidence(what, versions, ("trainer", "benchmarks/gpu_training.py")), "gpu": gpu_name(), "runs": runs}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, report)
 
 
 def gpu_name() -> str:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from evidence import write_json
+
 READERS = ("relu", "mish", "gate", "residual")
 """Kinds of operations, beside convolutions, that a general-purpose quantizer gives pairs to read."""
 
@@ -237,7 +239,7 @@ def build(arguments: argparse.Namespace) -> None:
     while waiting and time.monotonic() < end:
         for line in _child(arguments, tuple(waiting), end):
             found[waiting.pop(0)] = line
-            (arguments.work / "placements.json").write_text(json.dumps(found, indent=1) + "\n")
+            write_json(arguments.work / "placements.json", found)
             if line.get("exit") == NO_BUILDER:
                 sys.exit(NO_BUILDER)
 

@@ -21,8 +21,7 @@ from typing import Any
 
 import torch
 
-from evidence import evidence
-from unetsharp_engines.files import replacing
+from evidence import evidence, write_json
 from unetsharp_trainer.data.augment import Augmentation, paper_augmentation
 from unetsharp_trainer.data.pannuke import open_folds
 from unetsharp_trainer.data.prepared import PreparedFold, prepare
@@ -60,8 +59,7 @@ def main() -> None:
         "batches_a_round": arguments.batches,
         **measured,
     }
-    with replacing(arguments.out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(arguments.out, report)
     print(json.dumps(report, indent=2))
 
 

@@ -26,12 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from bars import BARS, Found, Verdict, verdict_on
-from evidence import ROOT, evidence, portable
+from evidence import ROOT, evidence, portable, write_json
 from gpu_plan import Site, plan
 from probe import Python
 from stepwise import Budget, Conductor, Step, Wave
 from unetsharp import machine
-from unetsharp_engines.files import replacing
 
 ROOTS = ("engines", "trainer", "toolkit", "tests", "benchmarks")
 PROBE_S = 120
@@ -155,11 +154,10 @@ def write(out: Path, conductor: Conductor, steps: Sequence[Step]) -> None:
         ],
         "results": {step.name: result for step in steps if (result := found.json(step.name)) is not None},
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = json.dumps(content)
     for path, name in ((conductor.work, "WORK"), (ROOT, "."), (Path.home(), "~")):
         text = text.replace(str(path), name)
-    with replacing(out) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(out, json.loads(text))
 
 
 def say(line: str) -> None:

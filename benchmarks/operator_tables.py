@@ -8,14 +8,15 @@ The file's name is the branch's, which gives its address. TensorRT 11 has NVIDIA
 the operators of the last table.
 """
 
-import json
 import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-OUT = Path(__file__).parents[1] / "toolkit" / "unetsharp" / "inspection" / "operators.json"
+from evidence import ROOT, write_json
+
+OUT = ROOT / "toolkit" / "unetsharp" / "inspection" / "operators.json"
 ADDRESS = "https://github.com/onnx/onnx-tensorrt/blob/release/{}/docs/operators.md"
 GUIDE = "https://docs.nvidia.com/deeplearning/tensorrt/latest/reference/onnx-opset-guide.html"
 OLDEST_OPSET = 7
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> None:
     for release, _, name in (argument.partition("=") for argument in arguments):
         tables[release] = table(Path(name).read_text("utf-8"), ADDRESS.format(Path(name).stem))
     tables["TensorRT 11"] = {"source": GUIDE, "opsets": [9, 25], "operators_of": release}
-    OUT.write_text(json.dumps(tables, indent=1) + "\n", "utf-8")
+    write_json(OUT, tables)
 
 
 if __name__ == "__main__":

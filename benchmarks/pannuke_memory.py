@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evidence import evidence
-from unetsharp_engines.files import replacing
+from evidence import evidence, write_json
 from unetsharp_trainer.data.check import PUBLISHED_PATCHES, check_folds
 from unetsharp_trainer.data.pannuke import Fold, open_folds
 from unetsharp_trainer.data.prepared import PreparedFold, prepare
@@ -53,8 +52,7 @@ def main() -> None:
         "peak_anonymous_bytes": peak,
         "phases": phases,
     }
-    with replacing(arguments.out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(arguments.out, report)
     print(json.dumps(report, indent=2))
     sys.exit(peak >= LIMIT)
 

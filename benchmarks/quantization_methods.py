@@ -9,7 +9,6 @@ TensorRT placement is timed on the CPU, that says why it is not for the CPU.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from evidence import ROOT, evidence
+from evidence import ROOT, evidence, write_json
 from unetsharp.build.source import Source, read_source
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.evaluate.run import stain_as_trained
@@ -120,7 +119,7 @@ def write(
         "patches": {k: {"images": len(s.patches), "sha256": s.sha256} for k, s in chosen.items()},
         "methods": rows,
     }
-    (RESULTS / arguments.out).write_text(json.dumps(result, indent=2) + "\n")
+    write_json(RESULTS / arguments.out, result)
 
 
 def exported(weights: Path) -> Source:

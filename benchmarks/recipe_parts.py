@@ -12,9 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from evidence import evidence
+from evidence import evidence, write_json
 from training_runs import trained_and_judged
-from unetsharp_engines.files import replacing
 
 EDGE = {"--encoder": "regnetx_002", "--width": "16", "--encoder-weights": "none", "--folds": "1,-,3", "--device": "cpu"}
 SAME = {"--size": "128", "--batch": "4", "--accumulate": "1", "--precision": "bfloat16", "--foreground-weight": "1"}
@@ -51,8 +50,7 @@ def write(path: Path, runs: dict[str, Any]) -> None:
     what = "foreground Dice after short training from random weights, one part of the recipe changed at a time"
     versions = ("torch", "timm", "albumentations", "adabound")
     report = {**evidence(what, versions, ("trainer", "benchmarks/recipe_parts.py")), "runs": runs}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, report)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from evidence import evidence
+from evidence import evidence, write_json
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.contract import INPUT_NAME
-from unetsharp_engines.files import replacing
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 from unetsharp_engines.rewrites import (
     DEFAULT,
@@ -82,8 +81,7 @@ def main() -> None:
         }
     load = round(os.getloadavg()[0], 1)
     report = {**start, "load_average_after": load, "rounds": arguments.rounds, "models": models}
-    with replacing(arguments.out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(arguments.out, report)
     print("\n\n".join(table(model) for model in models.values()))
 
 

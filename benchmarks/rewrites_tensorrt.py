@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evidence import write_json
 from turns import in_turn, meet, per_image, repeats_for
 
 BATCHES = (1, 16, 64)
@@ -239,9 +240,9 @@ def layers(arguments: argparse.Namespace) -> None:
     with Engines(engine_files(arguments)) as engines:
         for name in engines.loaded:
             every = engines.runner(name, image).layers()
-            write(arguments.work / f"{name}.layers.json", every)
+            write_json(arguments.work / f"{name}.layers.json", every)
             found[name] = layer_table(every)
-            write(arguments.work / "layers.json", {"batch": LAYERS_AT, "engines": found})
+            write_json(arguments.work / "layers.json", {"batch": LAYERS_AT, "engines": found})
             print(name, json.dumps(found[name], indent=1), flush=True)
 
 
@@ -316,7 +317,7 @@ def timed(forms: Forms, work: Path, out: Path, facts: dict[str, Any]) -> None:
                 run(2)
                 milliseconds[key].append(run(repeats[key]) / repeats[key])
         rows = [{"form": name, "batch": b, **per_image(ms, b)} for (name, b), ms in milliseconds.items()]
-        write(out, {**facts, "timings": rows})
+        write_json(out, {**facts, "timings": rows})
     for row in rows:
         print(f"{row['form']:32} batch {row['batch']:3} {row['ms_median']:8.3f} ms {row['images_per_s']:8.0f} images/s")
 
@@ -332,11 +333,6 @@ def compared(output: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -
         "largest_logit": float(np.abs(logits).max()),
         "agreement": float((output.argmax(axis=1) == logits.argmax(axis=1)).mean()),
     }
-
-
-def write(path: Path, content: Any) -> None:
-    """JSON."""
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def parser() -> argparse.ArgumentParser:

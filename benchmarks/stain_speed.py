@@ -22,8 +22,7 @@ import torch
 from PIL import Image
 from torchstain.torch.normalizers.macenko import TorchMacenkoNormalizer
 
-from evidence import ROOT, evidence
-from unetsharp_engines.files import replacing
+from evidence import ROOT, evidence, write_json
 from unetsharp_engines.stain import StainStatus, estimate
 
 Tile = npt.NDArray[np.uint8]
@@ -44,8 +43,7 @@ def main() -> None:
     what = "Macenko estimation and normalization of one 256 by 256 tile: processor time on one core"
     proof = evidence(what, ("numpy", "torch", "torchstain"), ("engines",))
     report = {**proof, "tiles": len(sound), "rounds": arguments.rounds, **compare(sound, arguments.rounds)}
-    with replacing(arguments.out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(arguments.out, report)
     print(json.dumps(report, indent=2))
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evidence import ROOT
+from evidence import ROOT, write_json
 from turns import announce
 from unetsharp_engines.files import sha256_of
 
@@ -186,7 +186,7 @@ class Conductor:
         finally:
             del self._running[step.name]
         outcome = self._judged(step, code, time.monotonic() - begin)
-        self._record(step).write_text(json.dumps({**asdict(outcome), "made_from": made_from}), encoding="utf-8")
+        write_json(self._record(step), {**asdict(outcome), "made_from": made_from})
         return outcome
 
     async def _process(self, step: Step, limit_s: float) -> int | None:

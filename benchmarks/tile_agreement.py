@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evidence import evidence
+from evidence import evidence, write_json
 from unetsharp.infer.images import read_picture
 from unetsharp.infer.resolution import Scale
 from unetsharp.infer.tiling import Grid, blend
 from unetsharp_engines.contract import TILE
-from unetsharp_engines.files import replacing
 from unetsharp_engines.runtimes.base import Runtime
 from unetsharp_engines.runtimes.onnxruntime import OnnxRuntime
 from unetsharp_engines.stain import IDENTITY, StainPlan
@@ -48,8 +47,7 @@ def main() -> None:
     what = "share of pixels of the same class, tile grid as it is and shifted, by overlap in pixels"
     report = {**evidence(what, ("onnxruntime", "numpy"), ("engines", "toolkit")), "windows": windows}
     print(json.dumps(windows, indent=1))
-    with replacing(arguments.out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(arguments.out, report)
 
 
 def window(picture: npt.NDArray[np.uint8], at: str) -> npt.NDArray[np.uint8]:

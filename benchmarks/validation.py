@@ -16,8 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from evidence import ROOT, evidence
-from unetsharp_engines.files import replacing
+from evidence import ROOT, evidence, write_json
 
 WEIGHTS = ROOT / "toolkit/unetsharp/assets/edge.safetensors"
 RUNTIMES = ("tensorrt", "onnxruntime")
@@ -49,8 +48,7 @@ def main() -> None:
         "caveat": CAVEAT,
         "quantized_for": reports,
     }
-    with replacing(arguments.out) as temporary:
-        temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(arguments.out, result)
     for runtime, report in reports.items():
         print(runtime, report["headline"], report["summary"])
 

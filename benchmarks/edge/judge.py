@@ -16,9 +16,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from make_open_data import TISSUE  # noqa: E402
 
-from evidence import evidence  # noqa: E402
+from evidence import evidence, write_json  # noqa: E402
 from training_runs import judged  # noqa: E402
-from unetsharp_engines.files import replacing, sha256_of  # noqa: E402
+from unetsharp_engines.files import sha256_of  # noqa: E402
 
 WEIGHTS = ROOT / "toolkit/unetsharp/assets/edge.safetensors"
 
@@ -44,8 +44,7 @@ def main() -> None:
         "held_out": {"all": scores["all"], **sources},
     }
     print(json.dumps({name: row["foreground_dice"] for name, row in report["held_out"].items()}))
-    with replacing(arguments.out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import operator
+import os
 import subprocess
 import sys
 from functools import partial
@@ -136,7 +137,8 @@ def test_tests(tmp_path: Path, tests: str, seen: tuple[str, str]) -> None:
     put(tmp_path / "test_it.py", tests)
     result = tmp_path / "tests-kernels.xml"
     command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "-q", f"--junitxml={result}", "test_it.py"]
-    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert verdict("GPU tests of the kernels", tmp_path)[2:4] == seen
 
 
