@@ -163,6 +163,26 @@ def ties(found: Found, step: str) -> Measured | None:
     return Measured(f"{off} labels off, largest lead {lead:.2g}", lead <= 2e-3)
 
 
+def deep_is_right(found: Found, step: str) -> Measured | None:
+    """The deep convolutions' kernels round as their types do: the tests' bounds."""
+    errors = told(found.json(step), "deep")
+    if errors is None:
+        return None
+    half = max(error for name, error in errors.items() if "half" in name)
+    single = max(error for name, error in errors.items() if "half" not in name)
+    return Measured(f"{half:.2g} and {single:.2g}", half <= 2**-10 and single <= 2**-18)
+
+
+def deep_is_fast(found: Found, step: str) -> Measured | None:
+    """The better of the deep kernels' two layouts over stock operators, 64 images."""
+    forms = told(found.json(step), "microseconds", "64 tiles", "deep")
+    stock = told(forms, "stock_operators_in_torch", "microseconds")
+    if stock is None:
+        return None
+    ours, layout = min((forms[name]["microseconds"], name) for name in ("planes", "channels_last"))
+    return Measured(f"{stock / ours:.2f}× ({ours:.0f} µs, {layout.replace('_', ' ')})", stock > ours)
+
+
 def times(found: Found, step: str) -> dict[int, dict[str, float]]:
     """Milliseconds by batch and form, of an ``engines-…`` step and its partner."""
     rows = [row for name in (step, partner_of(step)) for row in told(found.json(name), "timings") or ()]
@@ -320,6 +340,8 @@ BARS: tuple[Bar, ...] = (
     bar("… error of FP16 output", "≤ 1.2e-3", KERNELS, at_most(1.2e-3, "stain", "worst_tile", "half_error")),
     bar("… error before truncation, levels", "≤ 0.005", KERNELS, at_most(0.005, "apply", "error_before_truncation")),
     bar("finish kernels: labels off", "ties only", KERNELS, ties),
+    bar("deep kernels: error, FP16 and FP32", "≤ 9.8e-4, 3.8e-6", KERNELS, deep_is_right),
+    bar("deep kernels of 64 tiles over stock operators", "> 1×", KERNELS, deep_is_fast),
     bar("stain application of 64 tiles over a copy", "≥ 0.85", KERNELS, application),
     bar(
         "estimation and application of 64 tiles", "≤ 150 µs", KERNELS,

@@ -84,6 +84,7 @@ class Gpu:
 
     def microseconds(self, launch: Callable[[int], None], *, repeats: int = 30, each: int = 2 * SETS) -> float:
         """Median time of ``launch(i)``, i counting up, from a CUDA graph of ``each`` of them."""
+        launch(0)  # once outside the capture, so that its kernels are loaded
         graph = Graph(self.stream, lambda: _repeated(launch, each))
         times = [self.elapsed(graph.launch) / each for _ in range(repeats + 5)]
         graph.close()

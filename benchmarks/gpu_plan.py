@@ -121,7 +121,7 @@ def sanitizer(site: Site, tool: str) -> Step:
     return Step(
         name=tool,
         command=command,
-        limit_s=120,
+        limit_s=180,
         uses=(ENGINES, BENCHMARKS / "cuda_kernels.py"),
         lacking=missing or site.kernels.lacking(*ON_GPU),
     )

@@ -17,6 +17,7 @@ import rewrites_tensorrt
 import turns
 from bars import BARS, Found, Verdict, verdict_on
 from stepwise import Outcome
+from unetsharp_engines.cuda.deep import DEEP_KERNELS
 
 DONE = Outcome(state="done", exit_code=0, seconds=12.0)
 KERNELS = Path(bars.__file__).with_name("results") / "cuda_kernels.json"
@@ -82,6 +83,8 @@ class TestKernels:
     def test_the_h100s_result(self, tmp_path: Path, written: dict[str, Any]) -> None:
         put(tmp_path / "cuda_kernels.json", written)
         seen = {bar.name: verdict(bar.name, tmp_path) for bar in BARS if bar.steps == (bars.KERNELS,)}
+        later = [name for name in seen if name.startswith("deep kernels")]
+        assert {seen.pop(name).verdict for name in later} == {"NOT RUN"}, "they are newer than this result"
         assert {each.verdict for each in seen.values()} == {"MET"}
         assert seen["estimation and application of 64 tiles"].measured == "105.8 µs"
         assert seen["stain application of 64 tiles over a copy"].measured == "0.996"
@@ -106,6 +109,30 @@ class TestKernels:
         place[keys[-1]] = value
         put(tmp_path / "cuda_kernels.json", written)
         assert verdict(name, tmp_path).verdict == "MISSED"
+
+    @pytest.mark.parametrize(
+        ("half", "single", "expected"), [(9e-4, 3e-6, "MET"), (1e-3, 3e-6, "MISSED"), (9e-4, 4e-6, "MISSED")]
+    )
+    def test_deep_kernels_round_as_their_types(self, tmp_path: Path, half: float, single: float, expected: str) -> None:
+        errors = dict.fromkeys([kernel.name for kernel in DEEP_KERNELS], 0.0)
+        errors |= {"deep_channels_last_half_4": half, "deep_planes_float_8": single}
+        put(tmp_path / "cuda_kernels.json", {"deep": errors})
+        assert verdict("deep kernels: error, FP16 and FP32", tmp_path).verdict == expected
+
+    @pytest.mark.parametrize(("stock", "expected"), [(200.0, "MET"), (90.0, "MISSED"), (None, "NOT RUN")])
+    def test_deep_kernels_beside_stock_operators(self, tmp_path: Path, stock: float | None, expected: str) -> None:
+        names = (
+            "planes",
+            "channels_last",
+            "copy_of_as_many_bytes",
+            *["stock_operators_in_torch"] * (stock is not None),
+        )
+        numbers = dict(zip(names, (120.0, 100.0, 50.0, stock), strict=False))
+        deep = {name: {"microseconds": value, "gigabytes_per_second": 1.0} for name, value in numbers.items()}
+        put(tmp_path / "cuda_kernels.json", {"microseconds": {"64 tiles": {"deep": deep}}})
+        seen = verdict("deep kernels of 64 tiles over stock operators", tmp_path)
+        assert seen.verdict == expected
+        assert seen.measured == (f"{stock / 100:.2f}× (100 µs, channels last)" if stock else "")
 
 
 @pytest.mark.parametrize(
