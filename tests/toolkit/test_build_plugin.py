@@ -1,9 +1,12 @@
 """The deep convolutions' kernel as TensorRT is given it: what is offered, how it is launched, who is refused."""
 
 from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from support.cuda_emulator import emulated
@@ -11,12 +14,14 @@ from support.cuda_machine import Machine
 from support.fake_tensorrt_plugin import FakeBuilder, TensorDesc
 from support.rewriting import BILINEAR, CONV3, RNG, model, node, norm
 from support.strict_tensorrt import strict_tensorrt
+from unetsharp import machine
 from unetsharp.build import plugin
 from unetsharp.build.builder import Plan, Profile, build_engine
 from unetsharp.build.flavours import RTX, TENSORRT, Loaded
+from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp_engines.cuda import reference
-from unetsharp_engines.errors import MissingCapabilityError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.rewrites import rewrite
 
 ID = "unetsharp::UpsampleShiftAddMish"
@@ -104,6 +109,35 @@ def test_who_takes_no_plugin_is_told_before_parsing(which: str) -> None:
     assert "10.9" in said
     assert "\n" not in said
     assert "parse" not in dict(log)
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Path:
+    """The network that ships, with the node in place of its deep convolutions, float32."""
+    path = tmp_path / "edge.onnx"
+    shipped = files("unetsharp.assets").joinpath("edge.onnx").read_bytes()
+    onnx.save(rewrite(onnx.ModelProto.FromString(shipped), ["deep-one-kernel"])[0], path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("runtime", "refusal", "why"),
+    [
+        ("onnxruntime", InputError, r"edge.onnx: holds UpsampleShiftAddMish, a kernel for TensorRT; leave"),
+        ("tensorrt-rtx", MissingCapabilityError, r"TensorRT-RTX .* takes no kernel into its engines"),
+        ("tensorrt", InputError, r"edge.onnx: is fp32 and holds UpsampleShiftAddMish.*in fp16; convert it by"),
+    ],
+)
+def test_what_no_bundle_could_run_is_refused_at_once(
+    edge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, refusal: type[Exception], why: str
+) -> None:
+    if runtime == "tensorrt":
+        monkeypatch.setattr(machine, "gpus", lambda: (machine.Gpu(name="one", target="sm90", memory_bytes=1 << 33),))
+        FakeBuilder().install(monkeypatch)
+    bundle = tmp_path / "bundle"
+    with pytest.raises(refusal, match=why):
+        build_bundle(edge, bundle, BuildOptions(runtime=runtime), Output(verbosity=Verbosity.QUIET))
+    assert not bundle.exists()
 
 
 def test_who_has_no_nvrtc_is_told_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:

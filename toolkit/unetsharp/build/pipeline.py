@@ -16,11 +16,13 @@ from unetsharp.build.description import layer_precisions, quantization_facts
 from unetsharp.build.flavours import RTX, TURING, Loaded
 from unetsharp.build.inspector import ask_inspector
 from unetsharp.build.manifest import EngineEntry, Manifest
+from unetsharp.build.plugin import check_takes_plugin, holds_plugin
 from unetsharp.build.source import Source, parse_onnx, read_source
 from unetsharp.build.trust import check_key, signed
 from unetsharp.cli.output import Output
 from unetsharp_engines import __version__
 from unetsharp_engines.errors import InputError, MissingCapabilityError
+from unetsharp_engines.rewrites.plugin_node import OP_TYPE
 
 __all__ = ["BuildOptions", "build_bundle", "typed"]
 
@@ -95,7 +97,23 @@ def _check_options(options: BuildOptions, source: Source, choice: Choice) -> Non
         if options.runtime == "auto":
             raise MissingCapabilityError(f"--fp16 needs an engine, and no TensorRT can be used here; {RTX.install}")
         raise InputError("--fp16 with ONNX Runtime: on the CPU fp16 is slower than fp32; leave it out")
+    if holds_plugin(source.content):
+        _check_plugin(options, source, choice)
     _check_tuning(options.tuning, choice)
+
+
+def _check_plugin(options: BuildOptions, source: Source, choice: Choice) -> None:
+    """Raise, for a network with a kernel of ours, unless it goes as it is to a TensorRT that takes one."""
+    if choice.loaded is None:
+        raise InputError(
+            f"{source.path}: holds {OP_TYPE}, a kernel for TensorRT; leave the rewrite deep-one-kernel out"
+        )
+    check_takes_plugin(choice.loaded)
+    if (wanted := _precision(source, options)) != source.precision:
+        raise InputError(
+            f"{source.path}: is {source.precision} and holds {OP_TYPE}, which only TensorRT runs, so that nothing here "
+            f"can judge it in {wanted}; convert it by unetsharp.export.precision.to_fp16, or leave deep-one-kernel out"
+        )
 
 
 def _check_tuning(tuning: Tuning, choice: Choice) -> None:

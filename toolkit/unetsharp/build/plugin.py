@@ -18,7 +18,7 @@ from unetsharp_engines.cuda.deep import DeepKernel, program
 from unetsharp_engines.errors import MissingCapabilityError
 from unetsharp_engines.rewrites.plugin_node import DOMAIN, OP_TYPE
 
-__all__ = ["PTX_ARCHITECTURE", "holds_plugin", "provide_plugin"]
+__all__ = ["PTX_ARCHITECTURE", "check_takes_plugin", "holds_plugin", "provide_plugin"]
 
 PTX_ARCHITECTURE = ARCHITECTURES[0].replace("sm_", "compute_")
 """The oldest: a driver compiles it for every later GPU, and an engine may be meant for several."""
@@ -32,17 +32,21 @@ def holds_plugin(onnx: bytes) -> bool:
     return OP_TYPE.encode() in onnx
 
 
-def provide_plugin(loaded: Loaded) -> None:
-    """Let TensorRT's ONNX parser find the plugin, from now on in this process.
-
-    Raises MissingCapabilityError, in one line, where this TensorRT takes no plugins that are compiled ahead of time, or
-    NVRTC is missing, which compiles the kernel.
-    """
+def check_takes_plugin(loaded: Loaded) -> None:
+    """Raise MissingCapabilityError, in one line, where this TensorRT takes no plugins compiled ahead of time."""
     if not hasattr(loaded.trt, "QuickPluginCreationRequest"):
         raise MissingCapabilityError(
             f"{loaded.label} takes no kernel into its engines, which the rewrite deep-one-kernel asks for; "
             f"TensorRT does from 10.9 on: update it, or leave the rewrite out"
         )
+
+
+def provide_plugin(loaded: Loaded) -> None:
+    """Let TensorRT's ONNX parser find the plugin, from now on in this process.
+
+    Raises MissingCapabilityError as `check_takes_plugin`, and where NVRTC is missing, which compiles the kernel.
+    """
+    check_takes_plugin(loaded)
     compile_ptx(PTX_ARCHITECTURE, program(()))  # what is missing is told here: TensorRT would only print it
     _register()
 
