@@ -93,6 +93,10 @@ class _Work:
         """The nuclei centred in a field's core, the labels of the slide's pixels there, and which pixels these are."""
         with self.clock("read"):
             picture = self.scale.part_to_network(self.slide.read, field.seen)
+            pixels = self.scale.picture_part(field.core)
+        if all(is_glass(field.grid.view(picture, position)) for position in field.grid.positions):
+            advance(field.grid.tiles)
+            return [], np.zeros(pixels.size, np.uint8), pixels
         with self.clock("network"):
             probabilities = blend(
                 picture,
@@ -103,7 +107,6 @@ class _Work:
                 glass=is_glass,
             )
         with self.clock("classes"):
-            pixels = self.scale.picture_part(field.core)
             labels = self.scale.to_picture_labels(probabilities, seen=field.seen, wanted=pixels)
         with self.clock("nuclei"):
             _, nuclei = find_nuclei(probabilities, self.scale, corner=field.seen[:2])

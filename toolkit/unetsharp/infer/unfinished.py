@@ -32,8 +32,11 @@ class Unfinished:
             np.lib.format.open_memmap(folder / _CLASSES, mode="w+", dtype=np.uint8, shape=size)
             with replacing(folder / _FINGERPRINT) as temporary:
                 temporary.write_text(fingerprint, encoding="ascii")
-        self.classes: npt.NDArray[np.uint8] = np.load(folder / _CLASSES, mmap_mode="r+")
-        """Labels of the slide's pixels, uint8 [H, W], in a file; 0 where no field was stored."""
+
+    @property
+    def classes(self) -> npt.NDArray[np.uint8]:
+        """Labels of the slide's pixels, uint8 [H, W], 0 where no field was stored: its file, mapped."""
+        return np.asarray(np.load(self._folder / _CLASSES, mmap_mode="r"))
 
     @property
     def nuclei(self) -> "StoredNuclei":
@@ -47,8 +50,9 @@ class Unfinished:
     def store(self, field: int, nuclei: Sequence[Nucleus], labels: npt.NDArray[np.uint8], at: Box) -> None:
         """Keep what a field gave: its nuclei, and the labels of the slide's pixels ``at``."""
         if labels.any():  # else the file keeps a hole there
-            self.classes[at.within(Box(0, 0, *self.classes.shape))] = labels
-            self.classes.flush()  # type: ignore[attr-defined]  # a memmap
+            classes = np.load(self._folder / _CLASSES, mmap_mode="r+")  # anew each time: what is mapped takes memory
+            classes[at.within(Box(0, 0, *classes.shape))] = labels
+            classes.flush()
         with replacing(self._file(field)) as temporary:
             np.savez(temporary, **_arrays(nuclei))
 
