@@ -158,6 +158,17 @@ def test_budgets_that_mean_nothing():
             Budget(**wrong)
 
 
+def test_weights_and_engines_are_no_onnx(tmp_path: Path):
+    """Nor for `build-engine`, which reads its network the same way."""
+    header = b'{"__metadata__":{}}'
+    forms = {"weights": len(header).to_bytes(8, "little") + header, "engine": b"ftrt"}
+    says = {"weights": "unetsharp export .*weights -o model.onnx", "engine": "give the bundle that it came from"}
+    for name, content in forms.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}.*, and an ONNX is wanted.*{says[name]}"):
+            read_source(tmp_path / name)
+
+
 def test_an_int8_network_is_not_quantized_again(tmp_path: Path, folder: Path):
     source = read_source(painter(tmp_path / "m.onnx", hard=False))
     (tmp_path / "q.onnx").write_bytes(quantize_source(source, folder, SETTINGS, QUIET).content)

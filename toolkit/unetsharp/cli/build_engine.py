@@ -1,12 +1,16 @@
 """``unetsharp build-engine``: ONNX → bundle."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unetsharp.cli.output import Output
+from unetsharp.cli.output import Output, facts
 from unetsharp_engines.errors import InputError
+
+if TYPE_CHECKING:
+    from unetsharp.build.manifest import EngineEntry, Manifest
 
 
 def build_engine(
@@ -21,10 +25,11 @@ def build_engine(
     fp32: Annotated[bool, typer.Option("--fp32", help="Compute in float32 (TF32 off).")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16: the default for TensorRT.")] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in INT8, and in float what stays float: see `unetsharp quantize`.")
+        bool, typer.Option("--int8", help="Compute in INT8, but where that costs too much: see `unetsharp quantize`.")
     ] = False,
     calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For --int8: PanNuke; not needed for an ONNX quantized before.")
+        Path | None,
+        typer.Option(metavar="DIR", help="For --int8: PanNuke. Leave it out for an ONNX that is quantized already."),
     ] = None,
     runtime: Annotated[str, typer.Option(metavar="NAME", help="auto, tensorrt, tensorrt-rtx or onnxruntime.")] = "auto",
     target: Annotated[
@@ -35,24 +40,31 @@ def build_engine(
             "TensorRT-RTX, without a GPU, by default for all from sm80 on.",
         ),
     ] = "",
-    batch: Annotated[str, typer.Option(metavar="MIN,OPT,MAX", help="Tiles at once; fastest at OPT.")] = "1,8,16",
+    batch: Annotated[
+        str, typer.Option(metavar="MIN,OPT,MAX", help="Tiles that it takes at once; it is fastest at OPT.")
+    ] = "1,8,16",
     level: Annotated[
-        int | None, typer.Option(metavar="0…5", help="TensorRT only: how long to search for faster kernels.")
+        int | None,
+        typer.Option(metavar="0…5", help="TensorRT only: how long to search for fast kernels. [TensorRT's own: 3]"),
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TensorRT only: keep kernel timings here from build to build.")
+        Path | None,
+        typer.Option(metavar="FILE", help="TensorRT only: keeps what the search timed; the next build is faster."),
     ] = None,
     time_limit: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Give up after so long (TensorRT 10 and newer).")
+        float | None,
+        typer.Option(metavar="SECONDS", help="TensorRT 10 and newer: give up after so long, writing nothing."),
     ] = None,
     workspace: Annotated[
-        int | None, typer.Option(metavar="MB", help="TensorRT only: memory that a kernel may use beside its tensors.")
+        int | None,
+        typer.Option(metavar="MB", help="TensorRT only: GPU memory that a kernel may use beside its tensors."),
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="TensorRT only: an engine that later versions run, too.")
+        bool, typer.Option("--version-compatible", help="TensorRT only: later versions of TensorRT run it, too.")
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="TensorRT only: one for every GPU from sm80 on, slower.")
+        bool,
+        typer.Option("--hardware-compatible", help="TensorRT only: all GPUs from sm80 on run it, more slowly."),
     ] = False,
     add: Annotated[
         bool, typer.Option("--add", help="Add the engine to BUNDLE and keep those in it; the right one is run.")
@@ -95,8 +107,31 @@ def build_engine(
         add=add,
     )
     bundle = build_bundle(onnx, out, options, output)
-    output.say(f"Bundle: {out}")
-    output.result({"bundle": str(out), "manifest": bundle.manifest.to_dict()})
+    output.result(
+        {"bundle": str(out), "manifest": bundle.manifest.to_dict()}, facts(dict(_summary(out, bundle.manifest)))
+    )
+
+
+def _summary(out: Path, manifest: "Manifest") -> Iterator[tuple[str, str]]:
+    size = sum(entry.size for entry in manifest.files())
+    yield "Bundle", f"{out}, {size / 1e6:.1f} MB; `unetsharp inspect {out}` shows all of it"
+    yield "ONNX", f"{manifest.onnx.size / 1e6:.1f} MB, SHA-256 {manifest.onnx.sha256[:12]}…; runs on every machine"
+    for engine in manifest.engines:
+        yield "Engine", _engine(engine, manifest.precision)
+    if manifest.quantization and (drift := manifest.quantization.get("drift")):
+        yield (
+            "INT8",
+            f"foreground Dice {drift['float_dice']:.4f} → {drift['int8_dice']:.4f}, {drift['agreement']:.2%} of pixels "
+            f"keep their class, on {drift['images']} patches that it was not calibrated on",
+        )
+
+
+def _engine(engine: "EngineEntry", precision: str) -> str:
+    (least, *_), (best, *_), (most, _, height, width) = (engine.profile[name] for name in ("min", "opt", "max"))
+    return (
+        f"{precision} by {engine.runtime} {engine.version} for {', '.join(engine.targets)}; {least} to {most} tiles of "
+        f"{height}×{width}, best {best}; {engine.file.size / 1e6:.1f} MB"
+    )
 
 
 def _batch(text: str) -> tuple[int, int, int]:

@@ -74,7 +74,9 @@ class QuantizeSettings:
         if self.images < 1:
             raise InputError(f"--images {self.images}: wanted at least 1, such as 128")
         if self.runtime not in RUNTIMES:
-            raise InputError(f"--runtime {self.runtime}: wanted one of {', '.join(RUNTIMES)}")
+            raise InputError(
+                f"--runtime {self.runtime}: wanted tensorrt, which serves TensorRT-RTX too, or onnxruntime"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

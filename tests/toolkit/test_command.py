@@ -1,0 +1,55 @@
+"""What every command does the same way: help that flows, places that refuse."""
+
+import errno
+import os
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from unetsharp.cli.command import command
+from unetsharp.cli.output import Output
+
+
+def app_of(error: OSError | None) -> typer.Typer:
+    def work(name: Annotated[str, typer.Argument()] = "", *, output: Output) -> None:
+        """Do it.
+
+        A paragraph of two
+        lines.
+
+        \b
+        Example:
+          unetsharp work
+        """
+        if error is not None:
+            raise error
+        output.result({"name": name})
+
+    app = typer.Typer(rich_markup_mode="rich")
+    app.command()(command(work))
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "error: No space left on device\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "a/masks.npy"), "error: a/masks.npy: Permission denied\n"),
+    ],
+)
+def test_a_place_that_refuses_is_one_line(error: OSError, says: str) -> None:
+    done = CliRunner().invoke(app_of(error))
+    assert (done.exit_code, done.stderr, done.stdout) == (2, says, "")
+
+
+def test_other_errors_of_the_system_are_ours_to_see() -> None:
+    done = CliRunner().invoke(app_of(FileNotFoundError(errno.ENOENT, "No such file", "x")))
+    assert isinstance(done.exception, FileNotFoundError)
+
+
+def test_paragraphs_of_help_flow_and_examples_stay() -> None:
+    lines = [line.strip() for line in CliRunner().invoke(app_of(None), ["--help"]).stdout.splitlines()]
+    assert "A paragraph of two lines." in lines
+    assert lines[lines.index("Example:") + 1] == "unetsharp work"
