@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.user_folders import keep_in
+
 
 @pytest.fixture(scope="session", autouse=True)
-def own_config_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Programs under test keep their key for engines in a folder of the tests, never in the user's."""
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs under test keep their key for engines, and compiled kernels, in a folder of the tests, not the user's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        keep_in(tmp_path_factory.mktemp("user"), patch)
         yield

@@ -9,6 +9,7 @@ import pytest
 
 from support.painter_network import painted_folder, painter
 from support.tiny_onnx import save_tiny_onnx
+from support.user_folders import keep_in
 from unetsharp import machine
 from unetsharp.build import flavours
 from unetsharp.build.bundle import Bundle, open_bundle, problems_of
@@ -114,7 +115,7 @@ def test_rebuild_adds_an_engine_with_the_batches_of_the_others(bundle: Bundle, m
 def test_rebuild_leaves_foreign_engines_foreign(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another-user"))
+    keep_in(tmp_path / "another-user", monkeypatch)
     again = rebuilt(open_bundle(bundle.root), "tensorrt-rtx", QUIET)
     assert [again.is_trusted(engine) for engine in again.manifest.engines] == [False, True]
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from support.bundles import ENGINE, ONNX, QUIET, RecordingTensorRt, engine_entry, manifest_of, own, written
+from support.user_folders import keep_in
 from unetsharp.build.bundle import open_bundle, with_engine
 from unetsharp.build.manifest import EngineEntry
 from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.build.trust import check_key, is_own, key_path, signed
 from unetsharp.diagnosis import diagnose
+from unetsharp_engines.cuda.compiling import cache_folder
 from unetsharp_engines.errors import InputError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
@@ -23,11 +25,19 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 @pytest.fixture(autouse=True)
 def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user without a key."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    keep_in(tmp_path / "config", monkeypatch)
 
 
 def become_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another"))
+    keep_in(tmp_path / "another", monkeypatch)
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_these_tests_keep_off_the_users_own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    keep_in(tmp_path, monkeypatch)
+    assert key_path().is_relative_to(tmp_path)
+    assert cache_folder().is_relative_to(tmp_path)
 
 
 def test_what_was_built_here_is_loaded(tmp_path: Path) -> None:
@@ -139,7 +149,7 @@ def test_where_no_key_can_be_kept_the_user_is_told_and_the_engine_is_foreign(
 
 def test_a_key_out_of_reach_is_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A name too long fails where a missing one does not, as a folder does that may not be entered."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", "/" + "long" * 100)
+    keep_in(Path("/" + "long" * 100), monkeypatch)
     check_key()
     assert not is_own(engine_entry(), "5" * 64)
     assert diagnose(load_torch=False)["machine"]["engine_key"] is None

@@ -17,7 +17,9 @@ from rich.console import Console
 from typer.main import get_group
 
 from support.bundles import engine_entry, own
+from support.user_folders import keep_in
 from unetsharp import machine
+from unetsharp.build.trust import key_path
 from unetsharp.cli.app import app
 from unetsharp.diagnosis import abilities, diagnose
 from unetsharp.diagnosis.packages import installed
@@ -117,10 +119,11 @@ def test_engines_run_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_key_that_signs_engines_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    keep_in(tmp_path, monkeypatch)
     assert "none yet: the first build-engine makes it" in shown(diagnose(load_torch=False))
     own(engine_entry())
-    assert diagnose(load_torch=False)["machine"]["engine_key"] == str(tmp_path / "unetsharp" / "engine-key")
+    assert diagnose(load_torch=False)["machine"]["engine_key"] == str(key_path())
+    assert key_path().is_relative_to(tmp_path)
 
 
 def test_a_package_that_does_not_load_is_said_to() -> None:
