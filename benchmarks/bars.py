@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import gpu_training
 from stepwise import Outcome
 
 __all__ = ["BARS", "Bar", "Found", "Measured", "Verdict", "verdict_on"]
@@ -308,6 +309,15 @@ def stays(found: Found, step: str) -> Measured | None:
     return Measured(text, content["identical"] and max(grown.values()) <= STILL_BYTES)
 
 
+def training_is_good(found: Found, step: str) -> Measured | None:
+    """Foreground Dice on fold 3's colon patches."""
+    runs = told(found.json(step), "runs")
+    if not runs:
+        return None
+    dice, name = max((run["test"]["Colon"]["foreground_dice"], name) for name, run in runs.items())
+    return Measured(f"{dice:.3f} ({name})", dice >= gpu_training.BAR)
+
+
 def command_works(found: Found, step: str) -> Measured | None:
     """The command ended with 0. One that says what this machine lacks (3) was not run."""
     outcome = found.outcome(step)
@@ -361,5 +371,6 @@ BARS: tuple[Bar, ...] = (
     bar("unetsharp bench", "exit 0", "user-bench", command_works),
     bar("INT8: the recipe's placement is built", "built", "placements", placements_are_built),
     bar("INT8 over FP16, edge network", "> 1×", "placements", placed_is_faster),
+    bar("trained for five minutes: Dice on colon patches", "≥ 0.78", "training", training_is_good),
     bar("INT8 over FP16, paper's network", "> 1×", "engines-all", beside(INT8.__eq__, SHOWN.__eq__, 1.0)),
 )  # fmt: skip

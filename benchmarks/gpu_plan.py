@@ -60,6 +60,8 @@ class Site:
     """The Python with TensorRT; mostly the same."""
     weights: Path | None = None
     """Of the network to measure; without, random ones of the paper's configuration."""
+    pannuke: Path | None = None
+    """To train on."""
 
     @property
     def kernels(self) -> Python:
@@ -80,6 +82,7 @@ def plan(site: Site) -> list[Wave]:
         Wave(lanes=[builds(site, FURTHER), [prepared(site, "max-autotune", 480)]], leaves_s=330),
         race_of_engines(site, "all", (*FIRST, *FURTHER), ("eager", "reduce-overhead", "max-autotune")),
         Wave(lanes=[[placements(site)]]),
+        Wave(lanes=[[training(site)]]),
     ]
 
 
@@ -375,4 +378,21 @@ def placements(site: Site) -> Step:
         uses=(site.work / "placements", BENCHMARKS / "int8_placements.py"),
         writes=(site.work / "placements.json",),
         lacking=site.tensorrt.lacking("tensorrt", "pycuda.driver", "onnx"),
+    )
+
+
+def training(site: Site) -> Step:
+    """The paper's configuration, trained for five minutes by the recipe that was best so far."""
+    result = site.work / "training.json"
+    options = ("--only", "scratch, no stain normalization", "--runs", site.work / "runs", "--out", result)
+    missing = (
+        "" if site.pannuke else "needs PanNuke, folds 1 to 3: name its folder by --pannuke, and allow 10 minutes more"
+    )
+    return Step(
+        name="training",
+        command=script(site.torch, "gpu_training", site.pannuke or "PANNUKE", *options),
+        limit_s=540,
+        uses=(TRAINER, BENCHMARKS / "gpu_training.py"),
+        writes=(result,),
+        lacking=missing or site.torch.lacking(*NETWORK, "albumentations"),
     )

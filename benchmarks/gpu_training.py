@@ -35,15 +35,20 @@ RECIPES = {
 }
 
 
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("data", type=Path, help="PanNuke folder")
+    made.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    made.add_argument("--runs", type=Path, required=True, help="folder for the runs: weights, history, pictures")
+    made.add_argument("--minutes", default="5", help="training time of each run")
+    made.add_argument("--only", nargs="*", choices=list(RECIPES), default=list(RECIPES), help="recipes to run")
+    return made
+
+
 def main() -> None:
     """Run the recipes asked for, print and write after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="PanNuke folder")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--runs", type=Path, required=True, help="folder for the runs: weights, history, pictures")
-    parser.add_argument("--minutes", default="5", help="training time of each run")
-    parser.add_argument("--only", nargs="*", choices=list(RECIPES), default=list(RECIPES), help="recipes to run")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     runs: dict[str, Any] = {}
     for name in arguments.only:
         options = {**SAME, **RECIPES[name], "--minutes": arguments.minutes}

@@ -1,6 +1,6 @@
 """Every line of this project that only a GPU can show, measured in one run, in order of worth, within a time budget.
 
-    python benchmarks/on_gpu.py [--minutes 25] [--work FOLDER] [--weights FILE] [--tensorrt-python PATH]
+    python benchmarks/on_gpu.py [--minutes 25] [--work FOLDER] [--weights FILE] [--pannuke FOLDER]
 
 It ends with a table: each bar, what was measured, and MET, MISSED or NOT RUN with the reason; the same, with the
 machine, versions and all results, is written to benchmarks/results/on_gpu.json after every group of steps. Ctrl-C
@@ -54,6 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         torch=main_python,
         tensorrt=probed(str(other.absolute()), environment) if other else main_python,
         weights=arguments.weights and arguments.weights.resolve(),
+        pannuke=arguments.pannuke and arguments.pannuke.resolve(),
     )
     here: dict[str, Any] = {"gpu": gpus[0].name, "target": gpus[0].target, "driver": machine.driver_version()}
     here |= {"cuda": machine.cuda_version(), "jetson": machine.jetson_release(), "platform": machine.os_and_arch()}
@@ -173,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "unetsharp-on-gpu", help="folder for all files"
     )
     made.add_argument("--weights", type=Path, help="trained weights; without, random ones of the paper's configuration")
+    made.add_argument("--pannuke", type=Path, help="PanNuke folder, to train on; give ten minutes more")
     made.add_argument("--tensorrt-python", type=Path, metavar="PATH", help="the Python that has TensorRT")
     made.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "on_gpu.json", help="JSON to write")
     return made

@@ -20,6 +20,7 @@ MODULES = {
     "safetensors": "pip install 'unetsharp[export]'",
     "onnxscript": "pip install 'unetsharp[export]'",
     "onnxsim": "pip install 'unetsharp[export]'",
+    "albumentations": "pip install 'unetsharp[train]'",
     "onnx": "pip install onnx",
     "onnxruntime": "pip install onnxruntime",
     "skimage": "pip install scikit-image",

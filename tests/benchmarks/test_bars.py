@@ -225,6 +225,17 @@ class TestEngines:
         assert (verdict(FAST, tmp_path).verdict, verdict(COMPILED, tmp_path).verdict) == ("MET", "NOT RUN")
 
 
+def test_training(tmp_path: Path) -> None:
+    """As `gpu_training.py` wrote it after 3.8 minutes."""
+    written = json.loads(KERNELS.with_name("gpu_training.json").read_text())
+    put(tmp_path / "training.json", written)
+    name = "trained for five minutes: Dice on colon patches"
+    assert verdict(name, tmp_path)[2:4] == ("0.767 (scratch, no stain normalization)", "MISSED")
+    written["runs"]["scratch, no stain normalization"]["test"]["Colon"]["foreground_dice"] = 0.78
+    put(tmp_path / "training.json", written)
+    assert verdict(name, tmp_path).verdict == "MET"
+
+
 class TestInt8:
     def test_placements(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         told = {

@@ -1,6 +1,7 @@
 """Every command of a run on a GPU is one that its program takes, and the steps hand their files to each other."""
 
 import argparse
+import dataclasses
 import importlib
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ def steps_of(site: Site) -> list[Step]:
     return [step for wave in plan(site) for lane in wave.lanes for step in lane]
 
 
-EVERY = steps_of(Site(work=WORK, torch=having(), tensorrt=having(), weights=WEIGHTS))
+EVERY = steps_of(Site(work=WORK, torch=having(), tensorrt=having(), weights=WEIGHTS, pannuke=Path("/pannuke")))
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +126,12 @@ def test_partners_find_each_other() -> None:
 
 class TestWhatIsMissing:
     def lacking(self, site: Site) -> dict[str, str]:
+        site = dataclasses.replace(site, pannuke=Path("/pannuke"))
         return {step.name: step.lacking for step in steps_of(site) if step.lacking}
+
+    def test_pannuke(self) -> None:
+        step = named(steps_of(Site(work=WORK, torch=having(), tensorrt=having())), "training")
+        assert "--pannuke" in step.lacking
 
     def test_nothing(self) -> None:
         assert not self.lacking(Site(work=WORK, torch=having(), tensorrt=having()))
