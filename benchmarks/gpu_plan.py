@@ -44,6 +44,7 @@ ASSETS = TOOLKIT / "unetsharp" / "assets"
 BENCHMARKS, TESTS = ROOT / "benchmarks", ROOT / "tests"
 ON_GPU = ("pycuda.driver", "cuda.bindings.driver", "cuda.bindings.nvrtc")
 NETWORK = ("torch", "timm", "safetensors")
+NETWORK_ON_GPU = (*NETWORK, "torch.cuda")
 EXPORT = (*NETWORK, "onnx", "onnxscript", "onnxsim", "onnxruntime")
 COMMAND = ("typer", "rich", "onnx")
 PATCHES = Path("Fold 3", "images", "fold3", "images.npy")
@@ -156,7 +157,9 @@ def prepares(site: Site) -> Lane:
         writes=(work / "paper.safetensors", work / "reference.npz"),
         lacking=site.torch.lacking(*NETWORK),
     )
-    tests = pytest(site, "tests-torch", site.torch, "tests/toolkit/test_torch_runtime.py", needs=EXPORT)
+    tests = pytest(
+        site, "tests-torch", site.torch, "tests/toolkit/test_torch_runtime.py", needs=(*EXPORT, "torch.cuda")
+    )
     return [network, exported(site, "export", FIRST), labelled(site), tests]
 
 
@@ -235,11 +238,12 @@ def lacking_plugins(python: Python, name: str) -> str:
 
 
 def engine_tests(site: Site) -> Lane:
-    """The runtime on engines of one layer; bundles built, run, refused."""
+    """The runtime on engines of one layer; bundles built, run, refused; the plugin's kernel within an engine."""
     needs = (*ON_GPU, "tensorrt", "onnx", "PIL")
     runtime = pytest(site, "tests-runtime", site.tensorrt, "tests/engines/test_runtime_tensorrt_gpu.py", needs=needs)
-    file = "tests/toolkit/test_bundle_gpu.py"
-    return [runtime, pytest(site, "tests-bundles", site.tensorrt, file, needs=(*needs, "onnxruntime", "rich"))]
+    others = {"tests-bundles": "test_bundle_gpu.py", "tests-plugin": "test_build_plugin_gpu.py"}
+    needs = (*needs, "onnxruntime", "rich")
+    return [runtime, *(pytest(site, n, site.tensorrt, f"tests/toolkit/{f}", needs=needs) for n, f in others.items())]
 
 
 def compiles(site: Site) -> Lane:
@@ -255,7 +259,7 @@ def prepared(site: Site, mode: str, limit_s: float) -> Step:
         limit_s=limit_s,
         reads=(site.work / "paper.safetensors", site.work / "reference.npz"),
         uses=(TRAINER / "unetsharp_trainer" / "network",),
-        lacking=site.torch.lacking(*NETWORK),
+        lacking=site.torch.lacking(*NETWORK_ON_GPU),
     )
 
 
@@ -279,7 +283,7 @@ def race_of_engines(site: Site, name: str, sets: Sequence[str], modes: Sequence[
         reads=(reference, work / "paper.safetensors"),
         uses=(TRAINER / "unetsharp_trainer" / "network", *code),
         writes=(work / f"torch-{name}.json",),
-        lacking=site.torch.lacking(*NETWORK),
+        lacking=site.torch.lacking(*NETWORK_ON_GPU),
     )
     return Wave(lanes=[[engines], [torch]], takes_turns=True)
 
@@ -308,7 +312,7 @@ def case(site: Site, name: str, limit_s: float) -> Step:
     work = site.work
     of_torch = name == "race-torch" or name.startswith(("chain-", "compile-"))
     python = site.torch if of_torch else site.tensorrt
-    needs = NETWORK if of_torch else ("tensorrt", *ON_GPU, "onnx")
+    needs = NETWORK_ON_GPU if of_torch else ("tensorrt", *ON_GPU, "onnx")
     return Step(
         name=name,
         command=script(python, "end_to_end", name, work),
@@ -332,7 +336,7 @@ def user_commands(site: Site) -> Lane:
     """What a user does with the bundle."""
     work, bundle = site.work, site.work / "bundle"
     runtime, manifest = ("--runtime", "tensorrt"), (bundle / "manifest.json",)
-    has_torch = not site.tensorrt.lacking(*NETWORK)
+    has_torch = not site.tensorrt.lacking(*NETWORK_ON_GPU)
     reference = ASSETS / ("edge.safetensors" if has_torch else "edge.onnx")
     peers = ("--against", "torch") if has_torch else ()
     infer = ("infer", ASSETS / "crop.png", "-m", bundle, "-o", work / "nuclei", "--mpp", "0.499")
@@ -394,5 +398,5 @@ def training(site: Site) -> Step:
         limit_s=540,
         uses=(TRAINER, BENCHMARKS / "gpu_training.py"),
         writes=(result,),
-        lacking=missing or site.torch.lacking(*NETWORK, "albumentations"),
+        lacking=missing or site.torch.lacking(*NETWORK_ON_GPU, "albumentations"),
     )

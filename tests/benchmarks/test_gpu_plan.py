@@ -154,6 +154,12 @@ class TestWhatIsMissing:
         validate = named(steps_of(Site(work=WORK, torch=python, tensorrt=python)), "user-validate")
         assert any(word.endswith("edge.onnx") for word in validate.command), "the reference without PyTorch"
 
+    def test_a_pytorch_without_the_gpu_still_exports(self) -> None:
+        python = having(without=("torch.cuda",))
+        lacking = self.lacking(Site(work=WORK, torch=python, tensorrt=python))
+        assert {"torch-first", "race-torch", "tests-torch", "compile-64", "training"} <= set(lacking)
+        assert not {"network", "export", "engines-first"} & set(lacking)
+
     def test_the_sanitizer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.which", lambda name, path=None: None)
         lacking = self.lacking(Site(work=WORK, torch=having(), tensorrt=having()))
@@ -169,7 +175,7 @@ class TestWhatIsMissing:
         )
 
     def test_two_pythons_each_run_what_they_can(self) -> None:
-        without_torch = ("torch", "timm", "safetensors", "onnxscript", "onnxsim")
+        without_torch = ("torch", "torch.cuda", "timm", "safetensors", "onnxscript", "onnxsim")
         old = having(path="/opt/python3.10", without=without_torch)
         new = having(path="/usr/bin/python3", without=("tensorrt", "pycuda.driver"))
         site = Site(work=WORK, torch=new, tensorrt=old)
@@ -180,7 +186,7 @@ class TestWhatIsMissing:
 def of_tensorrt() -> Iterator[str]:
     """Steps that the Python with TensorRT runs; with them the kernels', where the other has no PyCUDA."""
     yield from ("tests-kernels", "memcheck", "racecheck", "cuda_kernels", "labelled", "tests-runtime", "placements")
-    yield "tests-bundles"
+    yield from ("tests-bundles", "tests-plugin")
     yield from (f"build-{name}" for name in (*FIRST, *FURTHER))
     yield from ("engines-first", "engines-all", "layers", "stages", "overlap", "latencies", "race-engine", "endurance")
     yield from ("user-build", "user-infer", "user-validate", "user-bench")

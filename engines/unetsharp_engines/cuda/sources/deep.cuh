@@ -1,6 +1,6 @@
 // What follows the taps of a 3x3 convolution of an upsampled map (rewrites/taps.py), in one pass: the nine taps of each
-// channel upsampled by F, shifted, added up, Mish, scale and shift. Taps are [N, 9 C, height, width], the channel of tap
-// t of output c being t C + c, and t being 3 column shift + row shift; out is [N, C, F height, F width].
+// channel upsampled by F, shifted, added up, Mish, scale and shift. Taps are [N, 9 C, height, width]: tap t of output
+// channel c is channel t C + c, and t is 3 column shift + row shift. out is [N, C, F height, F width].
 //
 // A thread walks down a strip of low-resolution rows. It brings each row to its output columns once (`across`), and
 // between two rows it mixes what it holds of both into F samples; a sample of row shift -1, 0, 1 belongs to the output
@@ -76,35 +76,38 @@ struct Plane {
     const Real* taps;
     Real* out;
     float scale, shift;
-    int channels, plane, width;
-    int columns[3];   // before, here, after, held at the edges
-    float inside[2];  // 0 where the first sample before, the last after, lies outside the picture
+    size_t stride;  // from tap to tap
+    int width;
+    bool is_first, is_last;  // column: what lies beyond is held
 
     __device__ __forceinline__ void across(int row, float (&lines)[3][F]) const {
+        const Real* tap = taps + row * width;
 #pragma unroll
-        for (int row_shift = 0; row_shift < 3; ++row_shift) {
+        for (int i = 0; i < 3 * F; ++i) lines[i / F][i % F] = 0.0f;
 #pragma unroll
-            for (int i = 0; i < F; ++i) lines[row_shift][i] = 0.0f;
+        for (int column_shift = 0; column_shift < 3; ++column_shift) {
 #pragma unroll
-            for (int column_shift = 0; column_shift < 3; ++column_shift) {
-                const size_t tap = (3 * column_shift + row_shift) * channels;
-                add(taps + tap * plane + row * width, column_shift, lines[row_shift]);
-            }
+            for (int row_shift = 0; row_shift < 3; ++row_shift, tap += stride) add(tap, column_shift, lines[row_shift]);
         }
     }
 
-    __device__ __forceinline__ void add(const Real* line, int column_shift, float (&sums)[F]) const {
-        float seen[3];
-#pragma unroll
-        for (int j = 0; j < 3; ++j) seen[j] = to_float(line[columns[j]]);
+    __device__ __forceinline__ void add(const Real* tap, int column_shift, float (&sums)[F]) const {
+        const Real here_is = tap[0];
+        const float seen[3] = {
+            to_float(is_first ? here_is : tap[-1]), to_float(here_is), to_float(is_last ? here_is : tap[1])};
 #pragma unroll
         for (int i = 0; i < F; ++i) {
             const int q = i + column_shift - 1;
-            const float here = share<F>(q, 1) * (q < 0 ? inside[0] : q == F ? inside[1] : 1.0f);
+            const float here = share<F>(q, 1) * inside(q);
             const int other = beyond<F>(q) < 0 ? 0 : 2;
-            const float there = share<F>(q, other) * (q < 0 ? inside[0] : q == F ? inside[1] : 1.0f);
+            const float there = share<F>(q, other) * inside(q);
             sums[i] = fmaf(there, seen[other], fmaf(here, seen[1], sums[i]));
         }
+    }
+
+    // 0 for a sample outside the picture.
+    __device__ __forceinline__ float inside(int q) const {
+        return (q < 0 && is_first) || (q == F && is_last) ? 0.0f : 1.0f;
     }
 
     __device__ __forceinline__ void put(int row, const float (&sums)[F]) const {
@@ -123,22 +126,19 @@ struct Lanes {
     half_t* out;
     const float *scale, *shift;
     int channels, width;
-    int columns[3][2];   // per column shift where the two neighbours that its sample lies between start in a row
+    int columns[3][2];   // per column shift, of the two neighbours that its sample lies between: where in a row they are
     float shares[3][2];  // and what they have in it
 
     __device__ __forceinline__ void across(int row, float (&lines)[3][LANES]) const {
         const half_t* line = taps + static_cast<size_t>(row) * width * 9 * channels;
 #pragma unroll
-        for (int row_shift = 0; row_shift < 3; ++row_shift) {
+        for (int i = 0; i < 3 * LANES; ++i) lines[i / LANES][i % LANES] = 0.0f;
 #pragma unroll
-            for (int i = 0; i < LANES; ++i) lines[row_shift][i] = 0.0f;
+        for (int i = 0; i < 6; ++i) {
+            const half_t* tap = line + columns[i / 2][i % 2];
 #pragma unroll
-            for (int column_shift = 0; column_shift < 3; ++column_shift) {
-#pragma unroll
-                for (int j = 0; j < 2; ++j) {
-                    const half_t* tap = line + columns[column_shift][j] + (3 * column_shift + row_shift) * channels;
-                    add(tap, shares[column_shift][j], lines[row_shift]);
-                }
+            for (int row_shift = 0; row_shift < 3; ++row_shift, tap += channels) {
+                add(tap, shares[i / 2][i % 2], lines[row_shift]);
             }
         }
     }
@@ -200,15 +200,14 @@ __device__ __forceinline__ void planes(
     const size_t n = blockIdx.y;
     const int plane = height * width;
     const Plane<F, Real> columns = {
-        taps + (n * 9 * channels + channel) * plane,
+        taps + (n * 9 * channels + channel) * plane + column,
         out + (n * channels + channel) * plane * F * F + F * column,
         scale[channel],
         shift[channel],
-        channels,
-        plane,
+        static_cast<size_t>(channels) * plane,
         width,
-        {max(column - 1, 0), column, min(column + 1, width - 1)},
-        {column > 0 ? 1.0f : 0.0f, column < width - 1 ? 1.0f : 0.0f}};
+        column == 0,
+        column == width - 1};
     down<F>(columns, strip * ROWS, height);
 }
 
@@ -233,8 +232,8 @@ __device__ __forceinline__ void channels_last(
         const int sample = column + i - 1, before = (sample + F / 2) / F - 1;
         const float inside = sample < 0 || sample >= F * width ? 0.0f : 1.0f;
         const float after = inside * ((sample + F / 2) % F + 0.5f) * (1.0f / F);
-        columns.columns[i][0] = min(max(before, 0), width - 1) * 9 * channels;
-        columns.columns[i][1] = min(before + 1, width - 1) * 9 * channels;
+        columns.columns[i][0] = (9 * max(before, 0) + 3 * i) * channels;
+        columns.columns[i][1] = (9 * min(before + 1, width - 1) + 3 * i) * channels;
         columns.shares[i][0] = inside - after;
         columns.shares[i][1] = after;
     }
