@@ -9,6 +9,7 @@ from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.build.source import read_source
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.export.precision import precision_of, to_fp16
+from unetsharp.quantize.drift import Drift, HeldOut
 from unetsharp.quantize.quantizer import QuantizeSettings, quantize_source
 from unetsharp_engines.errors import GateFailedError, InputError
 
@@ -54,7 +55,7 @@ def test_int8_for_onnxruntime_is_the_onnx_alone(tmp_path: Path, quantized: Path)
 
 def test_int8_placed_for_a_cpu_is_for_no_gpu(tmp_path: Path, folder: Path) -> None:
     onnx = painter(tmp_path / "model.onnx", hard=False)
-    options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
+    options = rtx(precision="int8", calibration=folder)
     bundle = build_bundle(onnx, tmp_path / "bundle", options, QUIET)
     with pytest.raises(InputError, match="--runtime tensorrt"):
         build_bundle(bundle.root, tmp_path / "other", rtx(), QUIET)
@@ -62,7 +63,7 @@ def test_int8_placed_for_a_cpu_is_for_no_gpu(tmp_path: Path, folder: Path) -> No
 
 def test_what_misses_its_budget_is_never_built_in_another_precision(tmp_path: Path, folder: Path) -> None:
     onnx = painter(tmp_path / "model.onnx", hard=True, kernel=3)
-    options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
+    options = rtx(precision="int8", calibration=folder)
     with pytest.raises(GateFailedError, match="foreground Dice"):
         build_bundle(onnx, tmp_path / "bundle", options, QUIET)
     assert not (tmp_path / "bundle").exists()
@@ -81,13 +82,36 @@ def test_int8_wants_calibration_and_calibration_wants_int8(tmp_path: Path, quant
     with pytest.raises(InputError, match="serves --int8 alone"):
         BuildOptions(precision="fp16", calibration=folder)
     with pytest.raises(InputError, match="quantized already"):
-        options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
+        options = rtx(precision="int8", calibration=folder)
         build_bundle(quantized, tmp_path / "b", options, QUIET)
 
 
 def test_an_fp16_network_is_not_quantized(tmp_path: Path, folder: Path) -> None:
     onnx = painter(tmp_path / "model.onnx", hard=False)
     onnx.write_bytes(to_fp16(read_source(onnx).model).SerializeToString())
-    options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
+    options = rtx(precision="int8", calibration=folder)
     with pytest.raises(InputError, match="wants the fp32 export"):
         build_bundle(onnx, tmp_path / "b", options, QUIET)
+
+
+def test_quantization_that_was_stopped_on_the_way_goes_on(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = painter(tmp_path / "model.onnx", hard=True)
+    options = rtx(precision="int8", calibration=folder)
+    judged, judge = [], HeldOut.drift
+
+    def stop_after_one(held_out: HeldOut, model: bytes) -> Drift:
+        if len(judged) == 1:
+            raise KeyboardInterrupt
+        judged.append(model)
+        return judge(held_out, model)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(HeldOut, "drift", stop_after_one)
+        build_bundle(onnx, tmp_path / "bundle", options, QUIET)
+    again: list[bytes] = []
+    monkeypatch.setattr(HeldOut, "drift", lambda held_out, model: again.append(model) or judge(held_out, model))
+    build_bundle(onnx, tmp_path / "bundle", options, QUIET)
+    assert again and again[0] != judged[0], "the first trial is not made again"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "model.onnx"]

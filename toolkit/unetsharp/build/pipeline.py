@@ -76,7 +76,7 @@ def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) 
     _check_options(options, source, choice)
     output.say(f"Runtime: {choice.label}, {choice.why}")
     if options.precision == "int8" and source.precision == "fp32":
-        source = _quantized(source, choice, options, output)
+        source = _quantized(source, choice, options, output, root)
     elif source.precision == "int8":
         _check_placement(source, choice, output)
     if choice.loaded is None:
@@ -150,13 +150,16 @@ def _check_placement(source: Source, choice: Choice, output: Output) -> None:
         output.warn("quantized for TensorRT: ONNX Runtime is faster with fp32, or quantized with --runtime onnxruntime")
 
 
-def _quantized(source: Source, choice: Choice, options: BuildOptions, output: Output) -> Source:
-    """The INT8 network of float ``source``, as ``unetsharp quantize`` makes it for the runtime chosen."""
+def _quantized(source: Source, choice: Choice, options: BuildOptions, output: Output, root: Path) -> Source:
+    """The INT8 network of float ``source``, as ``unetsharp quantize`` makes it for the runtime chosen.
+
+    What is done of it when it is stopped is kept beside ``root``, and taken up again.
+    """
     from unetsharp.quantize.quantizer import QuantizeSettings, quantize_source
 
     assert options.calibration is not None
     settings = QuantizeSettings(runtime="onnxruntime" if choice.loaded is None else "tensorrt")
-    quantized = quantize_source(source, options.calibration, settings, output)
+    quantized = quantize_source(source, options.calibration, settings, output, state=root)
     model = parse_onnx(quantized.content, source.path)
     return dataclasses.replace(source, content=quantized.content, model=model, precision="int8")
 

@@ -86,6 +86,7 @@ def build_engine(
     """
     from unetsharp.build.builder import Tuning
     from unetsharp.build.pipeline import BuildOptions, build_bundle
+    from unetsharp.outputs.folder import check_folder
 
     asked = [name for name, wanted in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if wanted]
     if len(asked) > 1:
@@ -106,10 +107,16 @@ def build_engine(
         ),
         add=add,
     )
+    check_folder(out.parent, "-o")  # a build takes minutes
     bundle = build_bundle(onnx, out, options, output)
     output.result(
         {"bundle": str(out), "manifest": bundle.manifest.to_dict()}, facts(dict(_summary(out, bundle.manifest)))
     )
+
+
+build_engine.resume_hint = (  # type: ignore[attr-defined]
+    "nothing half-written was kept; the same command takes up calibration where it was, and builds anew"
+)
 
 
 def _summary(out: Path, manifest: "Manifest") -> Iterator[tuple[str, str]]:
