@@ -352,6 +352,7 @@ class TestCommand:
         assert record == json.loads((out / "bench.json").read_text())
         first, second = record["contestants"]
         assert first["name"] == "first.onnx on onnxruntime"
+        assert first["onnx_sha256"] == hashlib.sha256((out.parent / "first.onnx").read_bytes()).hexdigest()
         assert set(first["batches"]) == {"1", "3"}
         for row in first["batches"].values():
             assert 0 < row["least"] <= row["tiles_per_s"] <= row["most"]

@@ -1,6 +1,7 @@
 """A run of the bench: what it asks of each contestant, and the record it keeps."""
 
 import functools
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -150,6 +151,8 @@ def _entry(contestant: Contestant) -> dict[str, Any]:
     return {
         "name": contestant.name,
         "runtime": {"name": runtime.name, "version": runtime.version, "device": runtime.device},
+        "weights_sha256": runtime.info.weights_sha256,
+        "onnx_sha256": None if contestant.onnx is None else hashlib.sha256(contestant.onnx).hexdigest(),
         "energy": energy.why_not or "read by NVML, of the whole GPU",
         "batches": {},
     }
