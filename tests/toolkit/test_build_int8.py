@@ -55,7 +55,7 @@ def test_int8_for_onnxruntime_is_the_onnx_alone(tmp_path: Path, quantized: Path)
 
 def test_int8_placed_for_a_cpu_is_for_no_gpu(tmp_path: Path, folder: Path) -> None:
     onnx = painter(tmp_path / "model.onnx", hard=False)
-    options = rtx(precision="int8", calibration=folder)
+    options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
     bundle = build_bundle(onnx, tmp_path / "bundle", options, QUIET)
     with pytest.raises(InputError, match="--runtime tensorrt"):
         build_bundle(bundle.root, tmp_path / "other", rtx(), QUIET)
@@ -63,7 +63,7 @@ def test_int8_placed_for_a_cpu_is_for_no_gpu(tmp_path: Path, folder: Path) -> No
 
 def test_what_misses_its_budget_is_never_built_in_another_precision(tmp_path: Path, folder: Path) -> None:
     onnx = painter(tmp_path / "model.onnx", hard=True, kernel=3)
-    options = rtx(precision="int8", calibration=folder)
+    options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
     with pytest.raises(GateFailedError, match="foreground Dice"):
         build_bundle(onnx, tmp_path / "bundle", options, QUIET)
     assert not (tmp_path / "bundle").exists()
@@ -82,14 +82,14 @@ def test_int8_wants_calibration_and_calibration_wants_int8(tmp_path: Path, quant
     with pytest.raises(InputError, match="serves --int8 alone"):
         BuildOptions(precision="fp16", calibration=folder)
     with pytest.raises(InputError, match="quantized already"):
-        options = rtx(precision="int8", calibration=folder)
+        options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
         build_bundle(quantized, tmp_path / "b", options, QUIET)
 
 
 def test_an_fp16_network_is_not_quantized(tmp_path: Path, folder: Path) -> None:
     onnx = painter(tmp_path / "model.onnx", hard=False)
     onnx.write_bytes(to_fp16(read_source(onnx).model).SerializeToString())
-    options = rtx(precision="int8", calibration=folder)
+    options = BuildOptions(runtime="onnxruntime", precision="int8", calibration=folder)
     with pytest.raises(InputError, match="wants the fp32 export"):
         build_bundle(onnx, tmp_path / "b", options, QUIET)
 
