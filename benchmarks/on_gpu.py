@@ -103,13 +103,13 @@ def surroundings(work: Path) -> dict[str, str]:
 
 def probed(python: str, environment: dict[str, str]) -> Python:
     """What a Python has. SystemExit where it is none."""
+    command = [python, "benchmarks/probe.py"]
     try:
-        done = subprocess.run(
-            [python, "benchmarks/probe.py"],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PROBE_S, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError) as error:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PROBE_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise SystemExit(f"{python}: is no Python that runs here ({error})") from error
+    if done.returncode:
+        raise SystemExit(f"{python}: is no Python that runs here: {done.stderr.strip()}")
     return Python(path=python, **json.loads(done.stdout.splitlines()[-1]))
 
 

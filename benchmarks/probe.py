@@ -16,6 +16,7 @@ MODULES = {
     "cuda.bindings.driver": "pip install 'cuda-bindings[all]'",
     "cuda.bindings.nvrtc": "pip install 'cuda-bindings[all]'",
     "torch": "pip install 'unetsharp[export]'",
+    "torch.cuda": "install PyTorch for this machine's CUDA, as pytorch.org says",
     "timm": "pip install 'unetsharp[export]'",
     "safetensors": "pip install 'unetsharp[export]'",
     "onnxscript": "pip install 'unetsharp[export]'",
@@ -62,9 +63,9 @@ def probed() -> dict[str, Any]:
 def _entry(name: str) -> dict[str, str]:
     try:
         module = importlib.import_module(name)
-        if name == "torch" and not module.cuda.is_available():
-            return {"error": "it sees no GPU"}
-    except (ImportError, OSError, RuntimeError) as error:  # what libraries raise whose own libraries do not load
+        if name == "torch.cuda" and not module.is_available():
+            return {"error": "PyTorch sees no GPU"}
+    except (ImportError, OSError, RuntimeError, ValueError, AttributeError) as error:  # as parts that do not fit raise
         return {"error": " ".join(str(error).split()) or type(error).__name__}
     return {"version": str(getattr(module, "__version__", None) or _distribution(name))}
 
