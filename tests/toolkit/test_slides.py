@@ -291,10 +291,10 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
         ),
     ]
     folder = tmp_path / "x.unfinished"
-    kept = Unfinished(folder, fingerprint="a", size=(20, 30), resume=True)
+    kept = Unfinished(folder, fingerprint="a", classes_of=(20, 30), resume=True)
     kept.store(11, nuclei, np.full((5, 6), 3, np.uint8), Box(10, 20, 15, 26))
     kept.store(2, [], np.ones((1, 1), np.uint8), Box(0, 0, 1, 1))
-    again = Unfinished(folder, fingerprint="a", size=(20, 30), resume=True)
+    again = Unfinished(folder, fingerprint="a", classes_of=(20, 30), resume=True)
     assert [again.has(field) for field in (2, 3, 11)] == [True, False, True]
     assert len(again.nuclei) == 2
     for one, other in zip(again.nuclei, nuclei, strict=True):
@@ -305,10 +305,21 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
         )
         assert (one.area_um2, one.on_border) == (other.area_um2, other.on_border)
         assert np.array_equal(one.polygon, other.polygon)
+    assert again.classes is not None
     assert (again.classes.sum(), again.classes[12, 25]) == (3 * 30 + 1, 3)
-    assert len(Unfinished(folder, fingerprint="b", size=(20, 30), resume=True).nuclei) == 0
-    Unfinished(folder, fingerprint="b", size=(20, 30), resume=False).remove()
+    assert len(Unfinished(folder, fingerprint="b", classes_of=(20, 30), resume=True).nuclei) == 0
+    Unfinished(folder, fingerprint="b", classes_of=(20, 30), resume=False).remove()
     assert not folder.exists()
+
+
+def test_classes_that_the_disk_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"takes up to 1000000000\.0 GB.*--formats geojson,csv,overlay"):
+        Unfinished(tmp_path / "x.unfinished", fingerprint="a", classes_of=(10**9, 10**9), resume=False)
+    assert not (tmp_path / "x.unfinished").exists()
+    kept = Unfinished(tmp_path / "y.unfinished", fingerprint="a", classes_of=None, resume=False)
+    assert kept.classes is None
+    kept.store(0, [], np.ones((1, 1), np.uint8), Box(0, 0, 1, 1))
+    assert sorted(path.name for path in (tmp_path / "y.unfinished").iterdir()) == ["field-000000.npz", "fingerprint"]
 
 
 # ---- the command --------------------------------------------------------------------------------------------------

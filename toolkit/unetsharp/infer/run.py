@@ -176,13 +176,14 @@ class Run:
         unfinished = Unfinished(
             self._folder / f"{file.name}.unfinished",
             fingerprint=self._fingerprint(digest),
-            size=(slide.height, slide.width),
+            classes_of=(slide.height, slide.width) if "mask" in self._formats else None,
             resume=self._resume,
         )
         result = segment_slide(
             slide, self._runtime, self._settings, mpp=mpp, file_sha256=digest, unfinished=unfinished, advance=advance
         )
         entry = self._entry(file, digest, result, source, self._resolution_warning(slide.mpp))
+        del result  # it maps a file of the folder, which Windows would not let go
         unfinished.remove()
         return entry
 

@@ -59,8 +59,9 @@ class Found(ABC):
     """Height and width in pixels at full resolution."""
     mpp: float
     """µm per pixel at full resolution."""
-    classes: npt.NDArray[np.uint8]
-    """Label of the most probable class of each pixel at full resolution, uint8 [H, W]: background 0, nuclei 1 to 5."""
+    classes: npt.NDArray[np.uint8] | None
+    """Label of the most probable class of each pixel at full resolution, uint8 [H, W]: background 0, nuclei 1 to 5.
+    None for a slide of which no mask was asked."""
     nuclei: Collection[Nucleus]
     """Those of a slide lie in files: they are read anew each time they are gone through."""
     model: ModelInfo
@@ -120,6 +121,7 @@ class Found(ABC):
 class Segmentation(Found):
     """What was found in one picture, held in memory."""
 
+    classes: npt.NDArray[np.uint8]
     nuclei: tuple[Nucleus, ...]
     """In reading order of their topmost pixels."""
     probabilities: npt.NDArray[np.float16]

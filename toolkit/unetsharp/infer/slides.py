@@ -64,7 +64,7 @@ def segment_slide(
         if unfinished.has(index):
             advance(field.grid.tiles)
         else:
-            unfinished.store(index, *work.on(field, advance))
+            unfinished.store(index, *work.on(field, advance, label=unfinished.keeps_classes))
     return SlideSegmentation(
         picture=overview,
         size=(slide.height, slide.width),
@@ -89,14 +89,19 @@ class _Work:
     stain: PictureStain
     clock: Clock
 
-    def on(self, field: Field, advance: Callable[[int], None]) -> tuple[list[Nucleus], npt.NDArray[np.uint8], Box]:
-        """The nuclei centred in a field's core, the labels of the slide's pixels there, and which pixels these are."""
+    def on(
+        self, field: Field, advance: Callable[[int], None], *, label: bool
+    ) -> tuple[list[Nucleus], npt.NDArray[np.uint8] | None, Box]:
+        """The nuclei centred in a field's core, the labels of the slide's pixels there, and which pixels these are.
+
+        Labels are None without ``label`` and where all is glass.
+        """
         with self.clock("read"):
             picture = self.scale.part_to_network(self.slide.read, field.seen)
             pixels = self.scale.picture_part(field.core)
         if all(is_glass(field.grid.view(picture, position)) for position in field.grid.positions):
             advance(field.grid.tiles)
-            return [], np.zeros(pixels.size, np.uint8), pixels
+            return [], None, pixels
         with self.clock("network"):
             probabilities = blend(
                 picture,
@@ -107,7 +112,7 @@ class _Work:
                 glass=is_glass,
             )
         with self.clock("classes"):
-            labels = self.scale.to_picture_labels(probabilities, seen=field.seen, wanted=pixels)
+            labels = self.scale.to_picture_labels(probabilities, seen=field.seen, wanted=pixels) if label else None
         with self.clock("nuclei"):
             _, nuclei = find_nuclei(probabilities, self.scale, corner=field.seen[:2])
             down, across = self.scale.picture_per_network

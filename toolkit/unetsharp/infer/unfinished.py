@@ -1,5 +1,6 @@
 """What is known of a slide so far, on disk: field by field, so that a stopped run goes on where it was."""
 
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from unetsharp.infer.box import Box
 from unetsharp.infer.nuclei import Nucleus
 from unetsharp_engines.contract import CLASSES
+from unetsharp_engines.errors import InputError
 from unetsharp_engines.files import replacing
 
 __all__ = ["StoredNuclei", "Unfinished"]
@@ -20,23 +22,22 @@ _FINGERPRINT, _CLASSES, _FIELDS = "fingerprint", "classes.npy", "field-*.npz"
 class Unfinished:
     """A folder that holds what the fields of one slide gave, until its outputs are written."""
 
-    def __init__(self, folder: Path, *, fingerprint: str, size: tuple[int, int], resume: bool) -> None:
-        """Open ``folder``, made if need be, for a slide of ``size`` (height, width).
+    def __init__(self, folder: Path, *, fingerprint: str, classes_of: tuple[int, int] | None, resume: bool) -> None:
+        """Open ``folder``, made if need be; ``classes_of`` is the slide's (height, width), if classes are to be kept.
 
         What it holds goes, unless the user says ``resume`` and it is of this ``fingerprint`` (slide, model, settings).
+        InputError if the disk may be too small for the classes.
         """
         self._folder = folder
+        self.keeps_classes = classes_of is not None
         if not (resume and self._is_of(fingerprint)):
             self.remove()
-            folder.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(folder / _CLASSES, mode="w+", dtype=np.uint8, shape=size)
-            with replacing(folder / _FINGERPRINT) as temporary:
-                temporary.write_text(fingerprint, encoding="ascii")
+            self._begin(fingerprint, classes_of)
 
     @property
-    def classes(self) -> npt.NDArray[np.uint8]:
-        """Labels of the slide's pixels, uint8 [H, W], 0 where no field was stored: its file, mapped."""
-        return np.asarray(np.load(self._folder / _CLASSES, mmap_mode="r"))
+    def classes(self) -> npt.NDArray[np.uint8] | None:
+        """Labels of the slide's pixels, uint8 [H, W], 0 where no field was stored: a mapped file. None if not kept."""
+        return np.load(self._folder / _CLASSES, mmap_mode="r") if self.keeps_classes else None
 
     @property
     def nuclei(self) -> "StoredNuclei":
@@ -47,9 +48,9 @@ class Unfinished:
         """Whether this field is stored."""
         return self._file(field).is_file()
 
-    def store(self, field: int, nuclei: Sequence[Nucleus], labels: npt.NDArray[np.uint8], at: Box) -> None:
-        """Keep what a field gave: its nuclei, and the labels of the slide's pixels ``at``."""
-        if labels.any():  # else the file keeps a hole there
+    def store(self, field: int, nuclei: Sequence[Nucleus], labels: npt.NDArray[np.uint8] | None, at: Box) -> None:
+        """Keep what a field gave: its nuclei, and the labels of the slide's pixels ``at``; None is background alone."""
+        if labels is not None and self.keeps_classes:  # else the file keeps a hole there
             classes = np.load(self._folder / _CLASSES, mmap_mode="r+")  # anew each time: what is mapped takes memory
             classes[at.within(Box(0, 0, *classes.shape))] = labels
             classes.flush()
@@ -63,12 +64,30 @@ class Unfinished:
         if self._folder.is_dir():
             self._folder.rmdir()
 
+    def _begin(self, fingerprint: str, classes_of: tuple[int, int] | None) -> None:
+        if classes_of is not None:
+            _check_space(self._folder.parent, classes_of)
+            self._folder.mkdir(exist_ok=True)
+            np.lib.format.open_memmap(self._folder / _CLASSES, mode="w+", dtype=np.uint8, shape=classes_of)
+        with replacing(self._folder / _FINGERPRINT) as temporary:  # last: with it the folder counts
+            temporary.write_text(fingerprint, encoding="ascii")
+
     def _file(self, field: int) -> Path:
         return self._folder / _FIELDS.replace("*", f"{field:06}")
 
     def _is_of(self, fingerprint: str) -> bool:
         path = self._folder / _FINGERPRINT
         return path.is_file() and path.read_text(encoding="ascii") == fingerprint
+
+
+def _check_space(folder: Path, size: tuple[int, int]) -> None:
+    """What is mapped and does not fit on the disk ends the program, without a word, when it is written."""
+    needed, free = size[0] * size[1], shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the class of every pixel takes up to {needed / 1e9:.1f} GB, and {folder} is on a disk with "
+            f"{free / 1e9:.1f} GB left; --formats geojson,csv,overlay does without"
+        )
 
 
 class StoredNuclei(Collection[Nucleus]):

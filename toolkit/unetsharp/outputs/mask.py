@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from unetsharp.infer.images.picture import MAX_PIXELS
@@ -30,30 +31,36 @@ def write(found: "Found", path: Path) -> None:
 
     8 bits a pixel, which every reader takes; Pillow and tifffile give the labels, readers that expand palettes the
     colours. A path that ends in ``.tif`` becomes a TIFF in tiles, written tile by tile, with its resolution.
+    ValueError where the classes of a slide were not kept.
     """
+    if found.classes is None:
+        raise ValueError("the slide's classes were not kept")
     with replacing(path) as temporary:
-        (_write_tiff if path.suffix == ".tif" else _write_png)(found, temporary)
+        if path.suffix == ".tif":
+            _write_tiff(found.classes, found.mpp, temporary)
+        else:
+            _write_png(found.classes, temporary)
 
 
 def _colors() -> list[tuple[int, int, int]]:
     return [c.color for c in sorted(CLASSES, key=lambda c: c.label)]
 
 
-def _write_png(found: "Found", path: Path) -> None:
-    image = Image.fromarray(found.classes)
+def _write_png(classes: npt.NDArray[np.uint8], path: Path) -> None:
+    image = Image.fromarray(classes)
     image.putpalette([level for color in _colors() for level in color])
     image.save(path, format="PNG", bits=8)
 
 
-def _write_tiff(found: "Found", path: Path) -> None:
+def _write_tiff(classes: npt.NDArray[np.uint8], mpp: float, path: Path) -> None:
     import tifffile
 
     colors = np.zeros((3, _LEVELS), np.uint16)
     colors[:, : len(CLASSES)] = np.transpose(_colors())
-    per_cm = 1e4 / found.mpp
+    per_cm = 1e4 / mpp
     tifffile.imwrite(
         path,
-        found.classes,
+        classes,
         photometric="palette",
         colormap=colors * 257,  # 8 bits to TIFF's 16
         tile=_TILE,
