@@ -1,7 +1,7 @@
 """``tensorrt.plugin`` made of numbers: TensorRT's builder for one plugin compiled ahead of time, without TensorRT.
 
-``tensorrt_plugin_interface.json`` holds the public names of the real module and their parameters, read off the bindings
-of 10.9, 10.13, 11.0 and 11.4, which are alike; what is not there, the module made here does not have either.
+``tensorrt_plugin_interface.json`` holds the public names of the real module and their parameters, as `interface_of`
+read them off the bindings of 10.9, 10.13, 11.0 and 11.4, which are alike. What is not there, the module made here lacks.
 """
 
 import inspect
@@ -20,6 +20,12 @@ INTERFACE: dict[str, list[str]] = json.loads(
     Path(__file__).with_name("tensorrt_plugin_interface.json").read_text("utf-8")
 )
 _INPUTS = ("taps", "scale", "shift")
+
+
+def interface_of(plugin: Any) -> dict[str, list[str]]:
+    """Public names of a real ``tensorrt.plugin``, and their parameters: what is recorded."""
+    functions = {name: getattr(plugin, name) for name in sorted(plugin.__all__)}
+    return {name: list(inspect.signature(f).parameters) if callable(f) else [] for name, f in functions.items()}
 
 
 class Expression:

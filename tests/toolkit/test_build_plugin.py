@@ -11,7 +11,7 @@ import pytest
 
 from support.cuda_emulator import emulated
 from support.cuda_machine import Machine
-from support.fake_tensorrt_plugin import FakeBuilder, TensorDesc
+from support.fake_tensorrt_plugin import INTERFACE, FakeBuilder, TensorDesc, interface_of
 from support.rewriting import BILINEAR, CONV3, RNG, model, node, norm
 from support.strict_tensorrt import strict_tensorrt
 from unetsharp import machine
@@ -74,6 +74,13 @@ def test_layouts_among_which_tensorrt_chooses(
     descs = [TensorDesc([1, 9 * channels, 4, 4], kind), *(TensorDesc([channels], "FP32") for _ in range(2))]
     vector = ("FP32", "LINEAR")
     assert builder.combinations(ID, descs) == [[(kind, layout), vector, vector, (kind, layout)] for layout in layouts]
+
+
+def test_the_recorded_interface_is_that_of_the_tensorrt_that_is_here() -> None:
+    installed = pytest.importorskip("tensorrt.plugin", reason="no TensorRT from 10.7 on is installed")
+    if not hasattr(installed, "aot_impl"):
+        pytest.skip("this TensorRT takes no plugins compiled ahead of time; from 10.9 on it does")
+    assert interface_of(installed) == INTERFACE
 
 
 def network() -> bytes:

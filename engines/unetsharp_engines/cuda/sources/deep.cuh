@@ -126,7 +126,7 @@ struct Lanes {
     half_t* out;
     const float *scale, *shift;
     int channels, width;
-    int columns[3][2];   // per column shift, of the two neighbours that its sample lies between: where in a row they are
+    int columns[3][2];   // per column shift, where in a row the two neighbours are that its sample lies between,
     float shares[3][2];  // and what they have in it
 
     __device__ __forceinline__ void across(int row, float (&lines)[3][LANES]) const {
