@@ -2,16 +2,28 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from os import devnull
 from pathlib import Path
 
 from end_to_end import CHAIN_BATCHES
-from evidence import ROOT
+from gpu_site import (
+    ASSETS,
+    BENCHMARKS,
+    ENGINES,
+    EXPORT,
+    NETWORK,
+    NETWORK_ON_GPU,
+    ON_GPU,
+    TOOLKIT,
+    TRAINER,
+    Site,
+    pytest,
+    script,
+    user_command,
+)
 from probe import Python
 from stepwise import Lane, Step, Wave
 
-__all__ = ["Site", "plan"]
+__all__ = ["FIRST", "FURTHER", "plan"]
 
 ONE_KERNEL = "tail-less-deep-one-kernel"
 """The engine that only a TensorRT which takes plugins builds."""
@@ -38,36 +50,7 @@ FURTHER = (
     "tail-less-groups-of-128",
 )
 """Engines that tell what each rewrite is worth, and INT8, in the order in which they are built."""
-
-ENGINES, TOOLKIT, TRAINER = (ROOT / "engines", ROOT / "toolkit", ROOT / "trainer")
-ASSETS = TOOLKIT / "unetsharp" / "assets"
-BENCHMARKS, TESTS = ROOT / "benchmarks", ROOT / "tests"
-ON_GPU = ("pycuda.driver", "cuda.bindings.driver", "cuda.bindings.nvrtc")
-NETWORK = ("torch", "timm", "safetensors")
-NETWORK_ON_GPU = (*NETWORK, "torch.cuda")
-EXPORT = (*NETWORK, "onnx", "onnxscript", "onnxsim", "onnxruntime")
-COMMAND = ("typer", "rich", "onnx")
-PATCHES = Path("Fold 3", "images", "fold3", "images.npy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where a run takes place."""
-
-    work: Path
-    torch: Python
-    """The Python with PyTorch."""
-    tensorrt: Python
-    """The Python with TensorRT; mostly the same."""
-    weights: Path | None = None
-    """Of the network to measure; without, random ones of the paper's configuration."""
-    pannuke: Path | None = None
-    """To train on."""
-
-    @property
-    def kernels(self) -> Python:
-        """The Python that runs what needs the GPU alone."""
-        return self.torch if not self.torch.lacking(*ON_GPU) else self.tensorrt
+PATCHES = Path("labelled", "Fold 3", "images", "fold3", "images.npy")
 
 
 def plan(site: Site) -> list[Wave]:
@@ -87,11 +70,6 @@ def plan(site: Site) -> list[Wave]:
     ]
 
 
-def script(python: Python, name: str, *words: str | Path) -> tuple[str, ...]:
-    """The command that runs a script of this folder."""
-    return (python.path, f"benchmarks/{name}.py", *map(str, words))
-
-
 def kernels_are_right(site: Site) -> Lane:
     """Tests and sanitizers of the CUDA kernels."""
     files = (f"tests/engines/test_cuda_{name}.py" for name in ("stain", "finish", "deep"))
@@ -100,20 +78,6 @@ def kernels_are_right(site: Site) -> Lane:
         sanitizer(site, "memcheck"),
         sanitizer(site, "racecheck"),
     ]
-
-
-def pytest(site: Site, name: str, python: Python, *files: str, needs: Sequence[str] = ON_GPU) -> Step:
-    """The tests of ``files`` that are marked ``gpu``, without this project's own settings and plugins."""
-    result = site.work / f"{name}.xml"
-    options = ("-c", devnull, "--rootdir", ".", "--import-mode=importlib", "-p", "no:cacheprovider", "-q", "--tb=short")
-    return Step(
-        name=name,
-        command=(python.path, "-m", "pytest", *options, "-m", "gpu", f"--junitxml={result}", *files),
-        limit_s=240,
-        uses=(ENGINES, TOOLKIT, TESTS / "support", *(ROOT / file for file in files)),
-        writes=(result,),
-        lacking=python.lacking(*needs, "pytest"),
-    )
 
 
 def sanitizer(site: Site, tool: str) -> Step:
@@ -201,7 +165,7 @@ def labelled(site: Site) -> Step:
         command=(site.tensorrt.path, "-c", code, str(folder)),
         limit_s=60,
         uses=(TOOLKIT / "unetsharp" / "demo",),
-        writes=(folder / PATCHES,),
+        writes=(site.work / PATCHES,),
         lacking=site.tensorrt.lacking("PIL"),
     )
 
@@ -242,8 +206,8 @@ def engine_tests(site: Site) -> Lane:
     needs = (*ON_GPU, "tensorrt", "onnx", "PIL")
     runtime = pytest(site, "tests-runtime", site.tensorrt, "tests/engines/test_runtime_tensorrt_gpu.py", needs=needs)
     others = {"tests-bundles": "test_bundle_gpu.py", "tests-plugin": "test_build_plugin_gpu.py"}
-    needs = (*needs, "onnxruntime", "rich")
-    return [runtime, *(pytest(site, n, site.tensorrt, f"tests/toolkit/{f}", needs=needs) for n, f in others.items())]
+    more = (*needs, "onnxruntime", "rich")
+    return [runtime, *(pytest(site, n, site.tensorrt, f"tests/toolkit/{f}", needs=more) for n, f in others.items())]
 
 
 def compiles(site: Site) -> Lane:
@@ -272,7 +236,7 @@ def race_of_engines(site: Site, name: str, sets: Sequence[str], modes: Sequence[
         command=script(site.tensorrt, "rewrites_tensorrt", "engines", work, name, *sets),
         limit_s=400,
         reads=(reference, *(work / f"{each}.plan" for each in FIRST)),
-        uses=(*(work / f"{each}.plan" for each in sets), BENCHMARKS / "gpu_engine.py", *code),
+        uses=(*(work / f"{each}.plan" for each in sets), ENGINES, BENCHMARKS / "gpu_engine.py", *code),
         writes=(work / f"engines-{name}.json",),
         lacking=site.tensorrt.lacking("tensorrt", *ON_GPU, "onnx"),
     )
@@ -342,34 +306,11 @@ def user_commands(site: Site) -> Lane:
     infer = ("infer", ASSETS / "crop.png", "-m", bundle, "-o", work / "nuclei", "--mpp", "0.499")
     validate = ("validate", bundle, "--reference", reference, "--data", work / "labelled", "--report", work / "drift")
     bench = ("bench", bundle, "--batch", "1,16,64", "--out", work / "bench", *peers)
-    patches = work / "labelled" / PATCHES
     return [
         user_command(site, "user-infer", infer, runtime, limit_s=120, reads=manifest),
-        user_command(site, "user-validate", validate, runtime, limit_s=240, reads=(*manifest, patches)),
+        user_command(site, "user-validate", validate, runtime, limit_s=240, reads=(*manifest, work / PATCHES)),
         user_command(site, "user-bench", bench, runtime, limit_s=180, reads=manifest),
     ]
-
-
-def user_command(
-    site: Site,
-    name: str,
-    words: Sequence[str | Path],
-    options: Sequence[str | Path],
-    *,
-    limit_s: float,
-    reads: tuple[Path, ...] = (),
-    writes: tuple[Path, ...] = (),
-) -> Step:
-    """A command as a user gives it."""
-    return Step(
-        name=name,
-        command=(site.tensorrt.path, "-m", "unetsharp", *map(str, (*words, *options))),
-        limit_s=limit_s,
-        reads=reads,
-        uses=(ENGINES, TOOLKIT),
-        writes=writes,
-        lacking=site.tensorrt.lacking("tensorrt", *ON_GPU, *COMMAND, "onnxruntime", "skimage", "PIL"),
-    )
 
 
 def placements(site: Site) -> Step:

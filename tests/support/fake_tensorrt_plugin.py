@@ -1,7 +1,7 @@
 """``tensorrt.plugin`` made of numbers: TensorRT's builder for one plugin compiled ahead of time, without TensorRT.
 
 ``tensorrt_plugin_interface.json`` holds the public names of the real module and their parameters, as `interface_of`
-read them off the bindings of 10.9, 10.13, 11.0 and 11.4, which are alike. What is not there, the module made here lacks.
+read them off the bindings of 10.9, 10.13, 11.0 and 11.4, which are alike. What is not there, this module lacks.
 """
 
 import inspect
