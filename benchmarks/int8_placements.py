@@ -44,9 +44,9 @@ START = 70.0
 SIDE = 64
 """Of the small network's pictures."""
 ROUNDS = 50
-FOLDER = "placements"
 NO_BUILDER = 4
 """What the child process exits with."""
+FOLDER = "placements"
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -249,7 +249,7 @@ def _child(arguments: argparse.Namespace, names: tuple[str, ...], end: float) ->
 
     ``exit`` is then what it ended by; null if it was silent.
     """
-    command = [sys.executable, __file__, "one-by-one", str(arguments.work), *names, "--level", str(arguments.level)]
+    command = [sys.executable, __file__, "one-by-one", str(arguments.work), *names]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         selector = selectors.DefaultSelector()
@@ -289,8 +289,7 @@ def one_by_one(arguments: argparse.Namespace) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
 
-    log = Log()
-    start = time.monotonic()
+    log, start = Log(), time.monotonic()
     try:
         builder = trt.Builder(log)
     except TypeError as error:  # what its bindings raise where the library made none
@@ -300,18 +299,18 @@ def one_by_one(arguments: argparse.Namespace) -> None:
     cache = b""
     for name in arguments.names:
         log.errors.clear()
-        line, cache = _built(loaded, builder, log, arguments.work / FOLDER / f"{name}.onnx", arguments.level, cache)
+        line, cache = _built(loaded, builder, log, arguments.work / FOLDER / f"{name}.onnx", cache)
         print(json.dumps({"name": name, **line}), flush=True)
 
 
-def _built(loaded: Any, builder: Any, log: Any, path: Path, level: int, cache: bytes) -> tuple[dict[str, Any], bytes]:
+def _built(loaded: Any, builder: Any, log: Any, path: Path, cache: bytes) -> tuple[dict[str, Any], bytes]:
     trt, start = loaded.trt, time.monotonic()
     network = builder.create_network(loaded.network_flags())
     parser = trt.OnnxParser(network, log)
     if not parser.parse(_half(path) if loaded.is_strongly_typed else path.read_bytes()):
         return {"result": "does not parse", "error": str(parser.get_error(0).desc())}, cache
     config = builder.create_builder_config()
-    config.builder_optimization_level = level
+    config.builder_optimization_level = 0  # the quickest: what is taken, and what is not, is the question
     config.set_tactic_sources(loaded.tactic_sources())
     if not loaded.is_strongly_typed:
         config.set_flag(trt.BuilderFlag.FP16)
@@ -395,11 +394,8 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     step("export", export)
-    building, child = step("build", build), step("one-by-one", one_by_one)
-    building.add_argument("--seconds", type=float, default=150.0, help="for all together")
-    child.add_argument("names", nargs="+")
-    for each in (building, child):
-        each.add_argument("--level", type=int, default=0, help="builder level")
+    step("build", build).add_argument("--seconds", type=float, default=150.0, help="for all together")
+    step("one-by-one", one_by_one).add_argument("names", nargs="+")
     return made
 
 

@@ -27,7 +27,8 @@ from typing import Any
 
 from bars import BARS, Found, Verdict, verdict_on
 from evidence import ROOT, evidence, portable, write_json
-from gpu_plan import Site, plan
+from gpu_plan import plan
+from gpu_site import Site
 from probe import Python
 from stepwise import Budget, Conductor, Step, Wave
 from unetsharp import machine

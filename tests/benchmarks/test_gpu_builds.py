@@ -125,7 +125,7 @@ def test_placements_are_built(
             pass
 
     line, cache = int8_placements._built(
-        loaded, loaded.trt.Builder(Silent()), Silent(), tmp_path / f"{name}.onnx", 0, b"earlier timings"
+        loaded, loaded.trt.Builder(Silent()), Silent(), tmp_path / f"{name}.onnx", b"earlier timings"
     )
     assert (line["result"], line["errors"], cache) == ("refused", ("no kernel",), b"earlier timings")
     by_flags = {"FP16"} if name == "float" else {"FP16", "INT8"}

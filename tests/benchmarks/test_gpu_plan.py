@@ -13,7 +13,8 @@ import typer
 import rewrites_tensorrt
 from bars import BARS
 from evidence import ROOT
-from gpu_plan import FIRST, FURTHER, Site, plan
+from gpu_plan import FIRST, FURTHER, plan
+from gpu_site import Site
 from probe import MODULES, Python
 from stepwise import Step
 from unetsharp.cli.app import app
