@@ -133,7 +133,7 @@ def prepares_further(site: Site) -> Lane:
         name="export-placements",
         command=script(site.torch, "int8_placements", "export", site.work),
         limit_s=120,
-        uses=(ENGINES / "unetsharp_engines" / "quantization", BENCHMARKS / "int8_placements.py"),
+        uses=(ENGINES / "unetsharp_engines" / "quantization", BENCHMARKS / "placed_networks.py"),
         writes=(site.work / "placements" / "ours.onnx",),
         lacking=site.torch.lacking(*EXPORT),
     )
