@@ -4,8 +4,8 @@
     python benchmarks/int8_placements.py build WORK [--seconds 150]        each built and timed → WORK/placements.json
 
 `on_gpu.py` runs both. TensorRT 8.6 stops at an assertion (``chooseHigherPrecision``) on pairs that a general-purpose
-quantizer places; `placed_networks.py` says what is tried. ``export`` needs PyTorch and ONNX Runtime, ``build`` TensorRT,
-PyCUDA and onnx: these may be two Pythons.
+quantizer places; `placed_networks.py` says what is tried. ``export`` needs PyTorch and ONNX Runtime, ``build``
+TensorRT, PyCUDA and onnx: these may be two Pythons.
 """
 
 import argparse
