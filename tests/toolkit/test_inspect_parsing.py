@@ -19,6 +19,7 @@ from unetsharp.build import flavours
 from unetsharp.export.precision import to_fp16
 from unetsharp.inspection import look_at, parsing
 from unetsharp_engines.errors import InputError, MissingCapabilityError
+from unetsharp_engines.rewrites import rewrite
 
 RELEASES = ("TensorRT 8.6", "TensorRT 10.1", "TensorRT 10.15", "TensorRT 11")
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
@@ -148,6 +149,14 @@ def test_equal_problems_are_counted() -> None:
         if node.op_type == "Conv":
             node.op_type, node.domain = "Mystery", "example.org"
     assert parsing.documented(model, "TensorRT 8.6", {}) == ["Mystery of example.org needs a plugin (2 nodes)"]
+
+
+@pytest.mark.parametrize(("release", "takes"), [*zip(RELEASES, (False, False, True, True), strict=True)])
+def test_our_own_kernel_is_taken_from_10_9_on(release: str, takes: bool) -> None:
+    shipped = files("unetsharp.assets").joinpath("edge.onnx").read_bytes()
+    model, _ = rewrite(onnx.ModelProto.FromString(shipped), ["deep-one-kernel"])
+    refusals = [] if takes else ["UpsampleShiftAddMish of unetsharp needs a plugin (6 nodes)"]
+    assert parsing.documented(model, release, {}) == refusals
 
 
 @needs_rtx

@@ -8,13 +8,14 @@ TensorRT-RTX's parser runs on every machine. TensorRT's own wants a GPU, so for 
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from unetsharp.build.builder import parser_error, recording_log
 from unetsharp.build.flavours import RTX, Loaded, load
 from unetsharp_engines.errors import MissingCapabilityError
+from unetsharp_engines.rewrites.plugin_node import is_plugin
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +30,8 @@ _NAMES = {
 _STANDS_FOR = {"INT64": "INT32", "DOUBLE": "FP32"}
 """Types that the parser casts to another where an operator lacks them."""
 
+_TAKING_PLUGINS = ("TensorRT 10.15", "TensorRT 11")
+"""Releases that `unetsharp.build.plugin` can give our node to."""
 _RESIZE_MODES = ("nearest", "linear")
 _MOST = 5
 """Errors of a parser that are told."""
@@ -58,15 +61,19 @@ def documented(model: "onnx.ModelProto", release: str, types: Mapping[str, int])
     least, most = table["opsets"]
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     problems = [] if least <= opset <= most else [f"opset {opset}, and it takes {least} to {most}"]
-    return [*problems, *_counted(_objections(model, _operators(release), types))]
+    theirs = (node for node in model.graph.node if not (is_plugin(node) and release in _TAKING_PLUGINS))
+    return [*problems, *_counted(_objections(model, theirs, _operators(release), types))]
 
 
 def _objections(
-    model: "onnx.ModelProto", operators: Mapping[str, frozenset[str]], types: Mapping[str, int]
+    model: "onnx.ModelProto",
+    nodes: Iterable["onnx.NodeProto"],
+    operators: Mapping[str, frozenset[str]],
+    types: Mapping[str, int],
 ) -> Iterator[str]:
-    """One line for each node that is not taken; equal lines for equal reasons."""
+    """One line for each of ``nodes`` of ``model`` that is not taken; equal lines for equal reasons."""
     nonzero = {tensor.name for tensor in model.graph.initializer if _is_nonzero(tensor)}
-    for node in model.graph.node:
+    for node in nodes:
         if node.domain not in ("", "ai.onnx"):
             yield f"{node.op_type} of {node.domain} needs a plugin"
         elif node.op_type not in operators:
