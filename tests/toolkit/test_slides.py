@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 import unetsharp.runtimes
 from support.painted import painted
+from support.real_tiles import dsb_tiles
 from unetsharp.infer import fields
 from unetsharp.infer.box import Box
 from unetsharp.infer.images import Slide, open_slide, read_picture
@@ -31,7 +32,7 @@ from unetsharp_engines.contract import CLASSES
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.runtimes.fake import FakeRuntime
-from unetsharp_engines.stain import StainPlan
+from unetsharp_engines.stain import StainPlan, StainTransform, estimate
 
 SHARED = Path(os.environ.get("UNETSHARP_SHARED", Path(__file__).parents[3] / "shared"))
 SLIDE = SHARED / "data" / "slides" / "CMU-1-Small-Region.svs"
@@ -354,7 +355,7 @@ def infer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Infer:
 
     def run(*arguments: object, runtime: FakeRuntime, out: str = "out") -> Result:
         monkeypatch.setattr(unetsharp.runtimes, "open_runtime", lambda _model, _name, **_options: runtime)
-        words = ["infer", *arguments, "-m", tmp_path / "net.onnx", "-o", tmp_path / out, "--stain", "none"]
+        words = ["infer", "--stain", "none", *arguments, "-m", tmp_path / "net.onnx", "-o", tmp_path / out]
         return CliRunner().invoke(app, [str(word) for word in words])
 
     return run
@@ -436,6 +437,21 @@ def test_the_network_is_not_asked_about_glass(infer: Infer, tmp_path: Path) -> N
     assert 0 < counting.tiles < Grid.over((1500, 2000), tile=256).tiles / 2
     found = json.loads((tmp_path / "out" / "x.geojson").read_text())["features"]
     assert sorted(f["properties"]["classification"]["name"] for f in found) == ["Dead", "Neoplastic"]
+
+
+def test_stains_are_those_of_the_tissue_however_much_glass_there_is(infer: Infer, tmp_path: Path) -> None:
+    tissue = np.concatenate([np.concatenate([dsb_tiles()[i] for i in (0, 1, 2)] * 2, axis=1)] * 4)
+    picture = np.full((1600, 1600, 3), 243, np.uint8)
+    picture[500 : 500 + len(tissue), 200 : 200 + tissue.shape[1]] = tissue
+    path = save_slide(tmp_path / "x.tif", picture, mpp=0.25)
+    assert infer(path, "--stain", "slide", "--formats", "csv", runtime=Counting()).exit_code == 0
+    (told,) = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))["pictures"]
+    assert told["stain"]["status"] == "ok"
+    found = StainTransform(np.array(told["stain"]["matrix"]), np.array(told["stain"]["offset"]))
+    error = np.abs(found.apply_levels(tissue) - estimate(tissue).transform.apply_levels(tissue))
+    of_all = np.abs(estimate(picture).transform.apply_levels(tissue) - estimate(tissue).transform.apply_levels(tissue))
+    assert error.mean() < 4
+    assert error.mean() < of_all.mean() / 3
 
 
 def test_memory_is_bounded_by_fields(infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
