@@ -150,11 +150,12 @@ class Conductor:
         return self.work / "logs" / f"{step}.log"
 
     async def _wave(self, wave: Wave) -> None:
+        leaves_s = self.budget.share(wave.leaves_s)
         able = [step for lane in wave.lanes for step in lane if not self._hindrance(step)]
-        if wave.takes_turns and not all(self._kept(step) for step in able):
+        has_time = self.budget.left_s - leaves_s >= _LEAST_S
+        if wave.takes_turns and has_time and not all(self._kept(step) for step in able):
             for step in able:
                 self._record(step).unlink(missing_ok=True)
-        leaves_s = self.budget.share(wave.leaves_s)
         await asyncio.gather(*(self._lane(lane, leaves_s) for lane in wave.lanes))
 
     async def _lane(self, lane: Lane, leaves_s: float) -> None:

@@ -213,6 +213,8 @@ def test_those_that_take_turns_are_done_again_together(run: Run, tmp_path: Path)
     assert states(run(race())) == {"engines": "done", "torch": "done"}
     assert [counter.read_text().count("once") for counter in counters] == [2, 2]
     assert states(run(race(lacking="no PyTorch"))) == {"engines": "kept", "torch": "not run"}
+    (tmp_path / "records" / "torch.json").unlink()
+    assert states(run(race(), minutes=0)) == {"engines": "kept", "torch": "not run"}, "no time: what is there stays"
 
 
 def test_interrupted_it_ends_what_runs_and_goes_on_from_there(run: Run, tmp_path: Path) -> None:
