@@ -1,13 +1,17 @@
 """What every command does the same way: help that flows, places that refuse."""
 
 import errno
+import json
 import os
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from support.tiny_onnx import save_tiny_onnx
+from unetsharp.cli.app import app
 from unetsharp.cli.command import command
 from unetsharp.cli.output import Output
 
@@ -27,9 +31,9 @@ def app_of(error: OSError | None) -> typer.Typer:
             raise error
         output.result({"name": name})
 
-    app = typer.Typer(rich_markup_mode="rich")
-    app.command()(command(work))
-    return app
+    made = typer.Typer(rich_markup_mode="rich")
+    made.command()(command(work))
+    return made
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,15 @@ def test_paragraphs_of_help_flow_and_examples_stay() -> None:
     lines = [line.strip() for line in CliRunner().invoke(app_of(None), ["--help"]).stdout.splitlines()]
     assert "A paragraph of two lines." in lines
     assert lines[lines.index("Example:") + 1] == "unetsharp work"
+
+
+@pytest.mark.parametrize(("option", "lines"), [("-q", 0), ("--json", 1), ("-v", 2)])
+def test_quiet_says_less_and_verbose_more(tmp_path: Path, option: str, lines: int) -> None:
+    words = ["build-engine", str(save_tiny_onnx(tmp_path / "m.onnx")), "-o", str(tmp_path / "b"), option]
+    done = CliRunner().invoke(app, [*words, "--runtime", "onnxruntime"])
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stderr.splitlines()) == lines, done.stderr
+    if option == "--json":
+        assert json.loads(done.stdout)["manifest"]["precision"] == "fp32"
+    else:
+        assert "runs on every machine" in done.stdout

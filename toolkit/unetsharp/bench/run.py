@@ -135,6 +135,7 @@ def _measured(
             rates = measure.throughput(contestants, batch, tiles, stain, advance)
             for entry, rate in zip(entries, rates, strict=True):
                 entry["batches"][str(batch)] = rate
+                output.detail(f"  batch {batch}, {entry['name']}: {rate['tiles_per_s']:.1f} tiles/s")
         for index, (contestant, entry) in enumerate(zip(contestants, entries, strict=True)):
             entry["latency_s"] = measure.latency(contestant.runtimes[1], tiles, stain)
             if index < own:

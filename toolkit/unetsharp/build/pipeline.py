@@ -75,6 +75,7 @@ def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) 
     choice = choose(options.runtime, options.targets)
     _check_options(options, source, choice)
     output.say(f"Runtime: {choice.label}, {choice.why}")
+    output.detail(f"  {source.path}: {source.precision}, {_shown(source.input_shape)}, made of {source.info.name}")
     if options.precision == "int8" and source.precision == "fp32":
         source = _quantized(source, choice, options, output, root)
     elif source.precision == "int8":
@@ -85,6 +86,10 @@ def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) 
     if options.add:
         return with_engine(open_bundle(root), entry, files, precision=_precision(source, options))
     return _write(root, source, options, (entry,), files)
+
+
+def _shown(shape: tuple[int | None, ...]) -> str:
+    return " × ".join("any" if side is None else str(side) for side in shape)
 
 
 def _check_options(options: BuildOptions, source: Source, choice: Choice) -> None:

@@ -150,6 +150,9 @@ def export_onnx(weights: Path, path: Path, settings: ExportSettings, output: Out
     with TorchRuntime(weights, device="cpu") as reference:
         output.say(f"Tracing {reference.info.name}: {reference.info.encoder}, width {reference.info.width}")
         converted = convert(reference, settings)
+        for done in converted.rewrites.passes if converted.rewrites else ():
+            saved = f"saves {done.macs_saved / 1e9:.3f} GMAC and {done.bytes_saved / 1e6:.1f} MB per image"
+            output.detail(f"  {done.name}, {len(done.sites)} times, {saved}" + (f"; {done.note}" if done.note else ""))
         output.say("Comparing it with PyTorch on tiles of a real slide")
         seen = _compared(reference, converted.content, settings)
     write_files({path: converted.content}, "-o")

@@ -50,6 +50,9 @@ MOST_FLOAT = 0.5
 _PROBED = 16
 """Patches on which each layer's own noise is measured: sums over all pixels, so few suffice."""
 
+_TOLD = 5
+"""Layers named with ``-v``."""
+
 _SAVE_EVERY = 16
 """Batches between two states of calibration on disk."""
 
@@ -135,6 +138,8 @@ class _Job:
             return drift
 
         order = cheapest_first(costs)
+        for name in order[:_TOLD]:
+            self.output.detail(f"  first back to float if need be: {name}")
         trials = Trials(measure, self._file(".trials.json"), f"{key} {judging.sha256} {self.settings.method}")
         floats = self._search(trials, order, costs)
         report = self._report(calibrating, judging, costs, order[:floats], thresholds, trials) | {"equalized": spans}
@@ -156,6 +161,8 @@ class _Job:
             f"Calibrating on {len(calibrating.patches)} patches of fold {self.fold.number}, "
             f"judging by {len(judging.patches)} of fold {self.judging_fold.number}"
         )
+        for kind, counts in calibrating.counts().items():
+            self.output.detail(f"  {kind}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
         return calibrating, judging
 
     def _fold_of(self, selection: Selection) -> Fold:
@@ -343,7 +350,7 @@ def _most(order: list[str], costs: list[LayerCost]) -> int:
 
 
 def _line(drift: Drift, floats: int) -> str:
-    given_back = f"{floats} layers back in float: " if floats else "INT8: "
+    given_back = f"{floats} layer{'s' if floats > 1 else ''} back in float: " if floats else "INT8: "
     return (
         f"{given_back}foreground Dice {drift.int8_dice:.4f}, float {drift.float_dice:.4f} "
         f"({-drift.dice_drop:+.3%}); {drift.agreement:.3%} of pixels keep their class"

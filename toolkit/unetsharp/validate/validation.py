@@ -85,6 +85,8 @@ def validate_bundle(
     bundle = _opened(root)
     output.say(f"Making the steps from {reference} to {root}")
     chain = chain_of(bundle, reference, settings.runtime, trust=settings.trust)
+    for step in chain.steps:
+        output.detail(f"  {step.title}: {step.precision}, {step.size / 1e6:.1f} MB, SHA-256 {step.sha256[:12]}…")
     indices = _chosen(fold, settings, output)
     layers = _layers(chain, fold, indices, output)
     digest = hashlib.sha256()
