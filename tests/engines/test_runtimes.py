@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from support.runtime_tester import AS_SCANNED, RuntimeTester, tiles
+from support.tiny_onnx import save_tiny_onnx
 from unetsharp_engines.contract import CLASSES, INPUT_NAME, OUTPUT_NAME
-from unetsharp_engines.errors import InputError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
 from unetsharp_engines.runtimes.base import Runtime
 from unetsharp_engines.runtimes.fake import FakeRuntime
@@ -126,3 +128,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_is_no_onnx(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an ONNX"):
         OnnxRuntime(tmp_path, threads=1)
+
+
+def test_cuda_that_does_not_start_is_refused_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime goes on with its CPU provider where CUDA's libraries are missing, and only logs it."""
+    on_cpu = onnxruntime.InferenceSession
+
+    def without_cuda(model: str | bytes, options: object, providers: list[str]) -> onnxruntime.InferenceSession:
+        assert providers == ["CUDAExecutionProvider"]
+        return on_cpu(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+    with pytest.raises(MissingCapabilityError, match="CUDAExecutionProvider does not start here"):
+        OnnxRuntime(save_tiny_onnx(tmp_path / "m.onnx"), device="cuda")

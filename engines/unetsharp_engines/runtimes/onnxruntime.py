@@ -121,7 +121,7 @@ def _session(model: Path | bytes, source: str, threads: int | None, provider: st
     if not sums_int8_exactly():  # unsigned by unsigned: slower, but right
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=[provider]
         )
     except errors.NoSuchFile as error:
@@ -135,6 +135,12 @@ def _session(model: Path | bytes, source: str, threads: int | None, provider: st
     ) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{source}: not an ONNX that ONNX Runtime can load ({reason})") from error
+    if provider not in session.get_providers():  # it goes on without one whose libraries or GPU are missing
+        raise MissingCapabilityError(
+            f"this ONNX Runtime's {provider} does not start here: it needs an NVIDIA GPU, its driver, and the CUDA and "
+            "cuDNN that onnxruntime-gpu was made for"
+        )
+    return session
 
 
 def _info(session: Any, source: str) -> ModelInfo:
