@@ -340,6 +340,7 @@ BARS: tuple[Bar, ...] = (
     bar("GPU tests of the kernels", "all pass", "tests-kernels", tests_pass),
     bar("GPU tests of the runtime, TensorRT", "all pass", "tests-runtime", tests_pass),
     bar("GPU tests of bundles", "all pass", "tests-bundles", tests_pass),
+    bar("GPU tests of the kernel in an engine", "all pass", "tests-plugin", tests_pass),
     bar("GPU tests of the runtime, PyTorch", "all pass", "tests-torch", tests_pass),
     bar("compute-sanitizer memcheck", "0 errors", "memcheck", clean),
     bar("compute-sanitizer racecheck", "0 hazards", "racecheck", clean),
