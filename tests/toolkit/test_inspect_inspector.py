@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,27 @@ def test_what_the_engine_does_not_tell() -> None:
 def test_no_text_steers_the_terminal() -> None:
     (layer,) = read({"Layers": [{"Name": "a\x1b[2Jb\n", "LayerType": "c\x07", "TacticName": 7}]})
     assert (layer.name, layer.kind, layer.tactic) == ("a [2Jb ", "c ", "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"Layers": [' + b"7," * (1 << 14) + b"7]}",
+        b'{"Layers": []' + b" " * (1 << 24) + b"}",
+        b'{"Layers": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"Layers": [' + b"9" * 5_000 + b"]}",
+    ],
+    ids=["too many", "too long", "too deep", "too large a number"],
+)
+def test_what_would_exhaust_its_reader_is_refused(content: bytes) -> None:
+    with pytest.raises(InputError, match="engine: not what TensorRT says"):
+        layers_in(content, "engine")
+
+
+def test_names_without_end_take_no_time() -> None:
+    start = time.process_time()
+    (layer,) = read({"Layers": [{"Metadata": "[ONNX Layer: " * 20_000}]})
+    assert (layer.nodes, time.process_time() - start < 10) == ((), True)
 
 
 json_values = st.recursive(

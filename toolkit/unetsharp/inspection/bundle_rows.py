@@ -15,7 +15,7 @@ _MOST_LAYERS = 12
 def bundle_rows(facts: Mapping[str, Any]) -> Iterator[_Row]:
     """Rows for the facts of `unetsharp.inspection.bundle`, but for the network's own."""
     manifest = facts["manifest"]
-    yield "made", f"{manifest['created']} by unetsharp {manifest['tool_version']}, schema {manifest['schema']}"
+    yield "made", f"{manifest['created']} by unetsharp {manifest['tool_version']}"
     yield from _numbers(manifest)
     yield "ONNX", _entry(manifest["onnx"])
     for engine, seen in zip(manifest["engines"], facts["engines"], strict=True):

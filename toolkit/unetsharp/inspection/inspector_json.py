@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from unetsharp.inspection.layers import Layer
+from unetsharp.inspection.layers import Layer, nodes_in
 from unetsharp.inspection.rtx_program import fused_in
 from unetsharp_engines.contract import INPUT_NAME
 from unetsharp_engines.errors import InputError
@@ -45,7 +45,8 @@ _KINDS = (
 _IDLE = ("NoOp", "Constant")
 """Types of layers that nothing is run for."""
 
-_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_MOST_BYTES, _MOST_LAYERS = 1 << 24, 1 << 14
+"""A network of ours has hundreds of layers; more than this is made to exhaust who reads it."""
 _LONGEST_SIDE = 1 << 31
 _MOST_SIDES = 8
 
@@ -57,9 +58,11 @@ def layers_in(content: bytes, source: str) -> tuple[Layer, ...]:
     ``source``, for other content.
     """
     try:
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"{len(content)} bytes")
         told = json.loads(content)["Layers"]
-        if not isinstance(told, list):
-            raise ValueError("its layers are no list")
+        if not isinstance(told, list) or len(told) > _MOST_LAYERS:
+            raise ValueError(f"its layers are no list of up to {_MOST_LAYERS}")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = f"not what TensorRT says of an engine's layers ({_text(repr(error)):.80})"
         raise InputError(f"{source}: {reason}; build it again") from error
@@ -74,7 +77,7 @@ def _layer(entry: Any, batch: int) -> Layer:
     return Layer(
         name=_text(fields.get("Name")),
         kind=_kind(fields),
-        nodes=tuple(_ONNX_NODE.findall(_text(fields.get("Metadata")))),
+        nodes=nodes_in(_text(fields.get("Metadata"))),
         precision=_type_of(outputs[0])[0] if outputs else "",
         tactic=_text(fields.get("TacticName")),
         shape=_per_image(_shape(outputs[0]), batch) if outputs else (),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
-__all__ = ["Layer", "by_kind", "moved", "picture"]
+__all__ = ["Layer", "by_kind", "moved", "nodes_in", "picture"]
 
 _COLOURS = {"convolution": "#4477aa", "matrix product": "#66ccee", "max-pool": "#ccbb44"}
 _OTHER = "#ee6677"
@@ -37,6 +37,11 @@ class Layer:
     """Bytes it writes."""
     weights: int
     """Bytes of constants it reads, once a batch."""
+
+
+def nodes_in(text: str) -> tuple[str, ...]:
+    """The ONNX nodes that an engine's ``text`` names, as ``[ONNX Layer: stem]``; no text makes it slow."""
+    return tuple(part.partition("]")[0] for part in text.split("[ONNX Layer: ")[1:] if "]" in part)
 
 
 def moved(layer: Mapping[str, Any]) -> int:

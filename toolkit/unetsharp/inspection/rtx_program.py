@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from unetsharp.inspection.layers import Layer
+from unetsharp.inspection.layers import Layer, nodes_in
 
 __all__ = ["fused_in", "kernels_of"]
 
@@ -22,7 +22,6 @@ _QUOTED = re.compile(r'"([^"]*)"')
 _SIDE = re.compile(r"^ {2}(\w+)=\{ [^\n]*? output=\{(.*?)\} +input=\{(.*?)\} +stream=", re.MULTILINE)
 _CONSTANT = re.compile(r"__s\^(\d+)i64")
 _DEEPEST = 20
-_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _BYTES = {"half": 2, "bf16": 2, "float": 4, "int8": 1, "fp8": 1, "bool": 1, "int32": 4, "int64": 8}
 _NAMES = {"half": "fp16", "float": "fp32"}
 _HOST_ONLY = {"shape_call", "copy", "wait", "record"}
@@ -123,7 +122,7 @@ def _kernel(kind: str, fields: str, tensors: dict[str, _Tensor]) -> Layer | None
     return Layer(
         name=name.group(1),
         kind=_kind(kind, name.group(1), fields),
-        nodes=tuple(_ONNX_NODE.findall(fields)),
+        nodes=nodes_in(fields),
         precision=_NAMES.get(written.type, written.type),
         shape=written.shape,
         read=sum(t.bytes for t in inputs.values()) - sum(t.bytes for t in constants),
