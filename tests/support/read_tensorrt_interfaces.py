@@ -81,6 +81,10 @@ PLAIN = {
 """Other names of types: what newer versions of pybind11 call those of older ones, and what TensorRT calls its own."""
 
 
+_WITHIN_A_LINE = r'\n {4,}|\n {3}(?=[\]}]|"\w+",?\n)|\n {2}(?=\])'
+"""Breaks between lines that are taken out of JSON, so that each member of a class and each enum has a line."""
+
+
 def interface_of(module: ModuleType) -> dict[str, Any]:
     """Version, classes with their members, and enums with theirs, ready for JSON."""
     enums = {name: list(getattr(module, name).__members__) for name in ENUMS if hasattr(module, name)}
@@ -90,9 +94,14 @@ def interface_of(module: ModuleType) -> dict[str, Any]:
 
 def _members(kind: type) -> dict[str, Any]:
     """Of a method the signatures that it accepts; of a property the types it gives and takes; of others nothing."""
-    names = ["__init__", *(name for name in dir(kind) if not name.startswith("_"))]
+    names = ["__init__", *(name for name in dir(kind) if not name.startswith(_left_out(kind)))]
     found = {name: getattr(kind, name) for name in names}
     return {name: _property(of) if isinstance(of, property) else _signatures(of) for name, of in found.items()}
+
+
+def _left_out(kind: type) -> tuple[str, ...]:
+    """Beginnings of names: what is private, and of networks what adds layers by hand; ours come from the parser."""
+    return ("_", "add_") if kind.__name__ == "INetworkDefinition" else ("_",)
 
 
 def _property(of: property) -> dict[str, str]:
@@ -152,7 +161,7 @@ def main(what: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         module = bindings_in(Path(what), Path(folder)) if what.endswith(".whl") else importlib.import_module(what)
         text = json.dumps(interface_of(module), indent=1)
-        print(re.sub(r"\n {4,}|\n {3}(?=[\]}])", " ", text))  # a line for each member
+        print(re.sub(_WITHIN_A_LINE, " ", text))
 
 
 if __name__ == "__main__":
