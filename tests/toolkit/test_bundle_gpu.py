@@ -9,6 +9,7 @@ import pytest
 from support.bundles import QUIET
 from support.runtime_tester import AS_SCANNED, tiles
 from support.tiny_onnx import save_tiny_onnx
+from support.user_folders import keep_in
 from unetsharp import machine
 from unetsharp.build.bundle import Bundle, open_bundle, write_bundle
 from unetsharp.build.pipeline import BuildOptions, build_bundle
@@ -56,7 +57,7 @@ def test_it_is_run_from_one_file(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_anothers_is_run_on_ones_word_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     expected = labels(bundle.root)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another user"))
+    keep_in(tmp_path / "another user", monkeypatch)
     with pytest.raises(InputError, match="not built by you here"):
         labels(bundle.root)
     np.testing.assert_array_equal(labels(bundle.root, trust=True), expected)
