@@ -13,7 +13,7 @@ def bench(
     models: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[BUNDLE]...",
+            metavar="BUNDLE",
             help="Bundles, ONNX or weights to measure; without any the edge-sized network that ships.",
         ),
     ] = None,
