@@ -297,7 +297,6 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     kept.store(2, [], np.ones((1, 1), np.uint8), Box(0, 0, 1, 1))
     again = Unfinished(folder, fingerprint="a", classes_of=(20, 30), resume=True)
     assert [again.has(field) for field in (2, 3, 11)] == [True, False, True]
-    assert len(again.nuclei) == 2
     for one, other in zip(again.nuclei, nuclei, strict=True):
         assert (one.tissue_class, one.probability, one.centroid) == (
             other.tissue_class,
@@ -308,7 +307,7 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
         assert np.array_equal(one.polygon, other.polygon)
     assert again.classes is not None
     assert (again.classes.sum(), again.classes[12, 25]) == (3 * 30 + 1, 3)
-    assert len(Unfinished(folder, fingerprint="b", classes_of=(20, 30), resume=True).nuclei) == 0
+    assert not list(Unfinished(folder, fingerprint="b", classes_of=(20, 30), resume=True).nuclei)
     Unfinished(folder, fingerprint="b", classes_of=(20, 30), resume=False).remove()
     assert not folder.exists()
 

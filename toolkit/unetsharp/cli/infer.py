@@ -76,8 +76,8 @@ def infer(
 ) -> None:
     """Find and class the nuclei of slides and pictures.
 
-    Slides are segmented a square millimetre at a time: memory stays below 1 GB, whatever their size. A picture that
-    cannot be read is told and passed over; the exit code is then 2.
+    Slides of any size are segmented a square millimetre at a time, in about 1 GB of memory. A file that cannot be
+    read is told and passed over; the exit code is then 2.
 
     \b
     Writes, for each picture,

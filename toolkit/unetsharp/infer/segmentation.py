@@ -5,7 +5,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +62,7 @@ class Found(ABC):
     classes: npt.NDArray[np.uint8] | None
     """Label of the most probable class of each pixel at full resolution, uint8 [H, W]: background 0, nuclei 1 to 5.
     None for a slide of which no mask was asked."""
-    nuclei: Collection[Nucleus]
+    nuclei: Iterable[Nucleus]
     """Those of a slide lie in files: they are read anew each time they are gone through."""
     model: ModelInfo
     """The network."""

@@ -1,7 +1,7 @@
 """What is known of a slide so far, on disk: field by field, so that a stopped run goes on where it was."""
 
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def _check_space(folder: Path, size: tuple[int, int]) -> None:
         )
 
 
-class StoredNuclei(Collection[Nucleus]):
+class StoredNuclei(Iterable[Nucleus]):
     """Nuclei in files of arrays, one file's in memory at a time."""
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -100,12 +100,6 @@ class StoredNuclei(Collection[Nucleus]):
         for path in self._files:
             with np.load(path, allow_pickle=False) as arrays:
                 yield from _nuclei(dict(arrays))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, nucleus: object) -> bool:
-        return any(nucleus is one for one in self)
 
 
 def _arrays(nuclei: Sequence[Nucleus]) -> dict[str, Any]:
@@ -121,8 +115,8 @@ def _arrays(nuclei: Sequence[Nucleus]) -> dict[str, Any]:
 
 
 def _nuclei(arrays: dict[str, npt.NDArray[np.generic]]) -> Iterator[Nucleus]:
-    polygons = np.split(arrays["points"], arrays["end"])
+    polygons = np.split(arrays["points"], arrays["end"])[:-1]  # behind the last end there is nothing
     names = ("channel", "probability", "centroid", "area_um2", "on_border")
-    for polygon, *values in zip(polygons, *(arrays[name].tolist() for name in names), strict=False):
+    for polygon, *values in zip(polygons, *(arrays[name].tolist() for name in names), strict=True):
         channel, probability, (x, y), area, on_border = values
         yield Nucleus(CLASSES[channel], probability, np.asarray(polygon, np.float64), (x, y), area, on_border)

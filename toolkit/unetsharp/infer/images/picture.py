@@ -47,7 +47,8 @@ def check_size(height: int, width: int) -> None:
         raise InputError(f"it has no pixels ({width} × {height})")
     if height * width > MAX_PIXELS:
         raise InputError(
-            f"{width} × {height} pixels are more than one picture may have ({MAX_PIXELS // 10**6} million); cut it"
+            f"{width} × {height} pixels are more than one picture may have ({MAX_PIXELS // 10**6} million); cut it, "
+            "or save it as a tiled TIFF, which is read by parts"
         )
 
 

@@ -1,6 +1,7 @@
 """Slides that are TIFFs in tiles (Aperio SVS, generic and OME pyramids), by tifffile: only tiles asked for are read."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,23 @@ _GLASS = 255
 
 def open_tiff_slide(path: Path) -> "TiffSlide | None":
     """Open a TIFF whose first picture is RGB in tiles; None for others, which are to be read whole."""
-    file = TiffFile(path)
-    page = first_picture(file).keyframe
-    readable = (
+    with ExitStack() as closing:
+        file = closing.enter_context(TiffFile(path))
+        if not _is_readable(first_picture(file).keyframe):
+            return None
+        slide = TiffSlide(path, file)
+        closing.pop_all()
+        return slide
+
+
+def _is_readable(page: TiffPage) -> bool:
+    return (
         page.is_tiled
         and page.planarconfig == PLANARCONFIG.CONTIG
         and page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
         and page.samplesperpixel == 3
         and page.compression != COMPRESSION.APERIO_JP2000_YCBC  # tifffile leaves its colours as they are stored
     )
-    if readable:
-        return TiffSlide(path, file)
-    file.close()
-    return None
 
 
 class TiffSlide(Slide):
