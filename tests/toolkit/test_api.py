@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 import unetsharp
 from support.painted import painted
@@ -69,6 +70,12 @@ def test_a_coarse_picture_is_told(model: Model) -> None:
 def test_other_arrays_are_refused(model: Model, image: npt.NDArray[np.uint8]) -> None:
     with pytest.raises(InputError, match="uint8 RGB of shape"):
         model.segment(image)
+
+
+def test_what_is_no_array_is_named(model: Model) -> None:
+    for given, said in ((Image.new("RGB", (5, 5)), "is Image of shape"), ("slide.svs", "is str of shape")):
+        with pytest.raises(InputError, match=f"{said}.*numpy array"):
+            model.segment(given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +157,6 @@ def test_load_is_of_the_package_and_lazy() -> None:
 
 
 def test_the_shipped_network_segments(tmp_path: Path) -> None:
-    from PIL import Image
-
     with unetsharp.load() as shipped, Image.open(SHIPPED.with_name("crop.png")) as crop:
         result = shipped.segment(np.asarray(crop.convert("RGB"))[:300, :300], mpp=0.499)
     result.to_geojson(tmp_path / "x.geojson")

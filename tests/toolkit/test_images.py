@@ -269,6 +269,15 @@ def test_a_damaged_file_is_a_picture_or_an_input_error(tmp_path: Path, kind: str
         assert "\n" not in str(error)
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path, _mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"x\.png: may not be read \(Permission denied\)"):
+        read_picture(tmp_path / "x.png")
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_module, "MAX_PIXELS", 500)
     for kind in ("png", "jpeg", "tiff", "lzw", "npy"):

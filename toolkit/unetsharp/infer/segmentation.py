@@ -184,11 +184,12 @@ def segment(
 
 
 def _size_of(picture: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+    kind, shape = getattr(picture, "dtype", type(picture).__name__), getattr(picture, "shape", ())
+    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise InputError(
-            f"the picture is {picture.dtype} of shape {picture.shape}; it must be uint8 RGB of shape (height, width, 3)"
+            f"the picture is {kind} of shape {shape}; it must be a numpy array, uint8 RGB of shape (height, width, 3)"
         )
-    return picture.shape[0], picture.shape[1]
+    return shape[0], shape[1]
 
 
 class Clock:
