@@ -184,7 +184,8 @@ def segment(
 
 
 def _size_of(picture: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    kind, shape = getattr(picture, "dtype", type(picture).__name__), getattr(picture, "shape", ())
+    kind = getattr(picture, "dtype", type(picture).__name__)
+    shape: tuple[int, ...] = getattr(picture, "shape", ())
     if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise InputError(
             f"the picture is {kind} of shape {shape}; it must be a numpy array, uint8 RGB of shape (height, width, 3)"
