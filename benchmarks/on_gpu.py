@@ -64,8 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
     conductor = Conductor(work=work, machine=here, budget=budget, environment=environment, say=say)
     interrupted = conducted(conductor, plan(site), arguments.out)
     verdicts = verdicts_of(conductor)
-    print(table(verdicts))
-    print(slowest_kinds(Found(work, conductor.outcomes).json("layers")))
+    print(table(verdicts), *slowest_kinds(Found(work, conductor.outcomes).json("layers")), sep="\n")
     print(f"Logs: {work / 'logs'}; results: {arguments.out}")
     if interrupted:
         print("interrupted: the same command goes on from here")
@@ -133,14 +132,13 @@ def table(verdicts: Sequence[Verdict]) -> str:
     return "\n".join([*lines, *(f"{note} {reason}" for reason, note in notes.items()), ", ".join(counts)])
 
 
-def slowest_kinds(layers: Any) -> str:
+def slowest_kinds(layers: Any) -> list[str]:
     """Where the engines' time goes, if the step ``layers`` told: a line an engine."""
-    engines = layers["engines"] if layers else {}
     lines = []
-    for name, entry in engines.items():
+    for name, entry in layers["engines"].items() if layers else ():
         kinds = [f"{kind} {told['ms']:.2f} ms ({told['layers']})" for kind, told in [*entry["by_kind"].items()][:6]]
         lines.append(f"{name}, batch {layers['batch']}: {', '.join(kinds)}")
-    return "\n".join(lines)
+    return lines
 
 
 def write(out: Path, conductor: Conductor, steps: Sequence[Step]) -> None:

@@ -88,15 +88,15 @@ class TestKernels:
         assert {each.verdict for each in seen.values()} == {"MET"}
         assert seen["estimation and application of 64 tiles"].measured == "105.8 µs"
         assert seen["stain application of 64 tiles over a copy"].measured == "0.996"
-        assert seen["… levels off in any tile"].measured == "1"
+        assert seen["stain: levels off in any tile"].measured == "1"
 
     @pytest.mark.parametrize(
         ("name", "keys", "value"),
         [
             ("estimation and application of 64 tiles", ("microseconds", "64 tiles", "stain", "both"), 150.1),
             ("stain application of 64 tiles over a copy", ("copy_bytes_per_second",), 3.0e12),
-            ("stain kernels: statuses other than the CPU's", ("stain", "statuses_different"), 1),
-            ("… share of equal levels in any tile", ("stain", "worst_tile", "equal_share"), 0.9899),
+            ("stain: statuses other than the CPU's", ("stain", "statuses_different"), 1),
+            ("stain: share of equal levels in any tile", ("stain", "worst_tile", "equal_share"), 0.9899),
             ("finish kernels: labels off", ("finish", "float16", "taps", "lead_where_off"), 0.01),
         ],
     )
@@ -222,7 +222,10 @@ class TestEngines:
 
     def test_without_pytorch_the_engines_are_still_compared(self, tmp_path: Path) -> None:
         self.timed(tmp_path, "engines-first", 16, plain=16, tail_less=10)
-        assert (verdict(FAST, tmp_path).verdict, verdict(COMPILED, tmp_path).verdict) == ("MET", "NOT RUN")
+        lacking = Outcome(state="not run", reason="torch does not load")
+        assert verdict(FAST, tmp_path, torch_first=lacking, torch_all=lacking).verdict == "MET"
+        seen = verdict(COMPILED, tmp_path, torch_first=lacking, torch_all=lacking)
+        assert (seen.verdict, seen.reason) == ("NOT RUN", "torch does not load")
 
 
 def test_training(tmp_path: Path) -> None:
@@ -290,6 +293,8 @@ class TestEndToEnd:
         assert verdict("end to end over PyTorch's best", tmp_path).verdict == "MISSED"
         put(tmp_path / "race-torch.json", {"alone": True, "tiles_per_s": 900.0, "batch": 64})
         assert verdict("end to end over PyTorch's best", tmp_path).verdict == "NOT RUN"
+        lacking = Outcome(state="not run", reason="torch does not load")
+        assert verdict("end to end over PyTorch's best", tmp_path, race_torch=lacking).reason == "torch does not load"
 
     @pytest.mark.parametrize(
         ("identical", "grown", "seen"), [(True, 8 << 20, "MET"), (True, 9 << 20, "MISSED"), (False, 0, "MISSED")]

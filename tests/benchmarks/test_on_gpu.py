@@ -77,6 +77,7 @@ def test_it_ends_with_a_table_and_a_file(person: Person, tmp_path: Path) -> None
     assert "a pretended GPU" in said and "memcheck: done in" in said
     (row,) = [line for line in said.splitlines() if "end to end over the engine alone" in line]
     assert re.fullmatch(r"MET +end to end over the engine alone +≤ 1\.10 +1\.05", row)
+    assert "\n\n" not in said
     assert re.search(r"^NOT RUN +GPU tests of bundles +all pass +\(1\)$", said, re.MULTILINE)
     assert said.count("(1) the run ended before it") == 1
     assert "2 MET, 0 MISSED, " in said
@@ -124,6 +125,15 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
     )
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1 and not done.stdout
+
+
+def test_layers_are_told_in_a_line_an_engine() -> None:
+    from on_gpu import slowest_kinds
+
+    kinds = {"CaskConvolution": {"layers": 120, "ms": 3.14159}, "Reformat": {"layers": 4, "ms": 0.2}}
+    layers = {"batch": 16, "engines": {"tail-less": {"by_kind": kinds, "slowest": []}}}
+    assert slowest_kinds(layers) == ["tail-less, batch 16: CaskConvolution 3.14 ms (120), Reformat 0.20 ms (4)"]
+    assert slowest_kinds(None) == []
 
 
 def test_the_probe_tells_of_this_python() -> None:
