@@ -15,10 +15,11 @@ from support.painter_network import painted_folder, painter
 from support.pannuke_folds import fold_arrays, released
 from unetsharp.build.source import read_source
 from unetsharp.cli.output import Output, Verbosity
-from unetsharp.quantize.drift import Budget, Drift
+from unetsharp.quantize.drift import Budget, Drift, HeldOut
 from unetsharp.quantize.quantizer import QUANTIZATION_KEY, QuantizeSettings, quantize_source
 from unetsharp.quantize.repair import LayerCost, Trials, cheapest_first, fewest
 from unetsharp.quantize.selection import candidates, select, split_folds
+from unetsharp.quantize.state import forget
 from unetsharp_engines.errors import GateFailedError, InputError
 from unetsharp_engines.model_info import METADATA_KEY
 from unetsharp_trainer.data.pannuke import open_folds
@@ -129,6 +130,15 @@ def test_the_command(tmp_path: Path, folder: Path):
     written = json.loads((tmp_path / "int8.json").read_text())
     assert written["drift"] == told["drift"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["int8.json", "int8.onnx", "m.onnx"]
+
+
+def test_a_result_that_cannot_be_written_is_not_lost(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    source, out = read_source(painter(tmp_path / "m.onnx", hard=True)), tmp_path / "int8.onnx"
+    first = quantize_source(source, folder, SETTINGS, QUIET, state=out)  # and then the disk is full
+    monkeypatch.setattr(HeldOut, "drift", None)  # nothing is judged again
+    assert quantize_source(source, folder, SETTINGS, QUIET, state=out).content == first.content
+    forget(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_the_command_refuses_and_writes_nothing(tmp_path: Path, folder: Path):

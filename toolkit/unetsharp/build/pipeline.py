@@ -20,6 +20,7 @@ from unetsharp.build.plugin import check_takes_plugin, holds_plugin
 from unetsharp.build.source import Source, parse_onnx, read_source
 from unetsharp.build.trust import check_key, signed
 from unetsharp.cli.output import Output
+from unetsharp.quantize.state import forget
 from unetsharp_engines import __version__
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.rewrites.plugin_node import OP_TYPE
@@ -80,6 +81,12 @@ def build_bundle(onnx: Path, root: Path, options: BuildOptions, output: Output) 
         source = _quantized(source, choice, options, output, root)
     elif source.precision == "int8":
         _check_placement(source, choice, output)
+    bundle = _built(source, choice, root, options, output)
+    forget(root)
+    return bundle
+
+
+def _built(source: Source, choice: Choice, root: Path, options: BuildOptions, output: Output) -> Bundle:
     if choice.loaded is None:
         return _write(root, source, options, (), {})
     entry, files = _engine(source, choice.loaded, choice.targets, options, output)
@@ -203,7 +210,7 @@ def _layers(loaded: Loaded, plan: Plan, engine: bytes, output: Output) -> bytes 
         return None
     try:
         return ask_inspector(loaded, engine, output.detail, host_code=plan.tuning.version_compatible)
-    except InputError as error:  # the engine is built, which took minutes
+    except (InputError, MissingCapabilityError) as error:  # the engine is built, which took minutes
         output.warn(f"{error}; `inspect` will not show its layers")
         return None
 

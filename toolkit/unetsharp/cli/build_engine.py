@@ -115,7 +115,7 @@ def build_engine(
 
 
 build_engine.resume_hint = (  # type: ignore[attr-defined]
-    "nothing half-written was kept; the same command takes up calibration where it was, and builds anew"
+    "nothing half-written was kept; the same command takes up calibration where it was, and builds again"
 )
 
 

@@ -51,6 +51,7 @@ def quantize(
     from unetsharp.build.source import read_source
     from unetsharp.quantize.drift import Budget
     from unetsharp.quantize.quantizer import QuantizeSettings, quantize_source
+    from unetsharp.quantize.state import forget
     from unetsharp.quantize.writing import check_path, write
 
     check_path(out, onnx)
@@ -58,6 +59,7 @@ def quantize(
     settings = QuantizeSettings(method=method, images=images, budget=budget, runtime=runtime)
     quantized = quantize_source(read_source(onnx), calibration, settings, output, state=out)
     report = write(out, quantized)
+    forget(out)
     output.result({"onnx": str(out), "report": str(report), **quantized.report}, _summary(out, report, quantized))
 
 

@@ -14,6 +14,7 @@ from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.quantize.drift import Budget, Drift, HeldOut, tiles_of
 from unetsharp.quantize.repair import LayerCost, Trials, cheapest_first, fewest
 from unetsharp.quantize.selection import Selection, candidates, select, split_folds
+from unetsharp.quantize.state import CALIBRATION, TRIALS, state_file
 from unetsharp_engines import __version__
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.errors import GateFailedError, InputError
@@ -98,9 +99,9 @@ def quantize_source(
 ) -> Quantized:
     """Quantize the float network ``source`` on the PanNuke folder ``folder``.
 
-    Calibration and search are kept in files named after ``state``, taken up again by a later run with the same
-    network, patches and settings, and removed at the end. Raises InputError for a network or folder that will not do,
-    GateFailedError where INT8 cannot be had within the budget.
+    Calibration and search are kept in files named after ``state``, and taken up again by a later run with the same
+    network, patches and settings; once the result is safe, `state.forget` removes them. Raises InputError for a
+    network or folder that will not do, GateFailedError where INT8 cannot be had within the budget.
     """
     return _Job(source, folder, settings, output, state).run()
 
@@ -140,11 +141,10 @@ class _Job:
         order = cheapest_first(costs)
         for name in order[:_TOLD]:
             self.output.detail(f"  first back to float if need be: {name}")
-        trials = Trials(measure, self._file(".trials.json"), f"{key} {judging.sha256} {self.settings.method}")
+        trials = Trials(measure, self._file(TRIALS), f"{key} {judging.sha256} {self.settings.method}")
         floats = self._search(trials, order, costs)
         report = self._report(calibrating, judging, costs, order[:floats], thresholds, trials) | {"equalized": spans}
         content = _described(model(floats), report)
-        self._forget()
         return Quantized(content=content, drift=trials(floats), report=report)
 
     def _select(self) -> tuple[Selection, Selection]:
@@ -182,7 +182,7 @@ class _Job:
     def _calibrated(self, selection: Selection, key: str) -> Calibration:
         calibration = Calibration(self.model, self.placement.tensors)
         batch = batch_size(self.model, self.placement.tensors)
-        if (path := self._file(".calibration.npz")) and calibration.restore(path, key):
+        if (path := self._file(CALIBRATION)) and calibration.restore(path, key):
             self.output.say(f"Taking up calibration after {calibration.images} patches")
         with self.output.progress("Calibrating", total=len(selection.patches), unit="patches") as advance:
             advance(calibration.images)
@@ -191,7 +191,7 @@ class _Job:
 
     def _saving(self, calibration: Calibration, key: str) -> Callable[[int], None]:
         def save(batches: int) -> None:
-            if (path := self._file(".calibration.npz")) and batches % _SAVE_EVERY == 0:
+            if (path := self._file(CALIBRATION)) and batches % _SAVE_EVERY == 0:
                 calibration.save(path, key)
 
         return save
@@ -301,12 +301,7 @@ class _Job:
         return f"{source} {selection.sha256} {self.settings.runtime} {__version__}"
 
     def _file(self, suffix: str) -> Path | None:
-        return None if self.state is None else self.state.with_name(f".{self.state.name}{suffix}")
-
-    def _forget(self) -> None:
-        for suffix in (".calibration.npz", ".trials.json"):
-            if path := self._file(suffix):
-                path.unlink(missing_ok=True)
+        return None if self.state is None else state_file(self.state, suffix)
 
 
 def _as_run_by(runtime: str, source: Source) -> "onnx.ModelProto":
