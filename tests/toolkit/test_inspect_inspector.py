@@ -292,6 +292,19 @@ def test_an_engine_that_tells_nothing_is_kept(
     assert "layers" not in look_at(bundle.root)
 
 
+def test_an_engine_is_kept_where_the_runtime_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(log: Any) -> Any:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with monkeypatch.context() as patch:
+        machine_with(patch, "tensorrt 11.4", Runtime=refuse)
+        (engine,) = built(tmp_path).manifest.engines
+    assert engine.inspected is None
+    assert "does not start here: pybind11" in capsys.readouterr().err
+
+
 def test_layers_belong_to_their_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are replaced with it, hashed with it, and signed with it."""
     with monkeypatch.context() as patch:

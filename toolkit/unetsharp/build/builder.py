@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unetsharp.build.flavours import PORTABLE_OPSET, Loaded
 from unetsharp.build.plugin import holds_plugin, provide_plugin
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         TensorRt,
     )
 
-__all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine", "parser_error", "recording_log"]
+__all__ = ["LEVELS", "Plan", "Profile", "Tuning", "build_engine", "parser_error", "recording_log", "started"]
+
+_T = TypeVar("_T")
 
 LEVELS = range(6)
 """Builder optimization levels that TensorRT knows."""
@@ -101,7 +103,7 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
     if holds_plugin(plan.onnx):
         provide_plugin(loaded)
     log = recording_log(loaded.trt, output.detail)
-    builder = _builder(loaded, log)
+    builder = started(loaded, loaded.trt.Builder, log)
     network = builder.create_network(loaded.network_flags())
     _parse(loaded, plan, network, log)
     config = _config(loaded, plan, builder)
@@ -120,9 +122,10 @@ def build_engine(loaded: Loaded, plan: Plan, output: Output) -> bytes:
     return bytes(engine)
 
 
-def _builder(loaded: Loaded, log: Any) -> "Builder":
+def started(loaded: Loaded, make: Callable[[Any], _T], log: Any) -> _T:
+    """The ``Builder`` or ``Runtime`` that ``make`` makes. MissingCapabilityError where TensorRT does not start."""
     try:
-        return loaded.trt.Builder(log)
+        return make(log)
     except TypeError as error:  # what its bindings raise where the library made none
         reason = log.last_error or _one_line(str(error))
         raise MissingCapabilityError(f"{loaded.label} does not start here: {reason}") from error

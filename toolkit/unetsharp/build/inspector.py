@@ -7,15 +7,15 @@ need not be asked: its engines tell their layers themselves.
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unetsharp.build.builder import recording_log
+from unetsharp.build.builder import recording_log, started
 from unetsharp.build.flavours import Loaded
 from unetsharp_engines.contract import INPUT_NAME
-from unetsharp_engines.errors import InputError, MissingCapabilityError
+from unetsharp_engines.errors import InputError
 
 if TYPE_CHECKING:
-    from unetsharp_engines.tensorrt_api import ICudaEngine, IExecutionContext, Runtime
+    from unetsharp_engines.tensorrt_api import ICudaEngine, IExecutionContext
 
 __all__ = ["ask_inspector"]
 
@@ -28,7 +28,7 @@ def ask_inspector(loaded: Loaded, engine: bytes, tell: Callable[[str], None], *,
     MissingCapabilityError where TensorRT itself does not start.
     """
     log = recording_log(loaded.trt, tell)
-    runtime = _runtime(loaded, log)  # has to outlive what comes of it
+    runtime = started(loaded, loaded.trt.Runtime, log)  # has to outlive what comes of it
     if host_code:
         runtime.engine_host_code_allowed = True
     opened = runtime.deserialize_cuda_engine(engine)
@@ -39,14 +39,6 @@ def ask_inspector(loaded: Loaded, engine: bytes, tell: Callable[[str], None], *,
     inspector = opened.create_engine_inspector()
     inspector.execution_context = context  # without it, sizes that depend on the batch are not told
     return _checked(inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON), loaded)
-
-
-def _runtime(loaded: Loaded, log: Any) -> "Runtime":
-    try:
-        return loaded.trt.Runtime(log)
-    except TypeError as error:  # what its bindings raise where the library made none
-        reason = " ".join(str(log.last_error or error).split())
-        raise MissingCapabilityError(f"{loaded.label} does not start here: {reason}") from error
 
 
 def _set_best_shape(opened: "ICudaEngine", context: "IExecutionContext") -> None:

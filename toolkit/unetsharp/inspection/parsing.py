@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from unetsharp.build.builder import parser_error, recording_log
+from unetsharp.build.builder import parser_error, recording_log, started
 from unetsharp.build.flavours import RTX, Loaded, load
 from unetsharp_engines.errors import MissingCapabilityError
 from unetsharp_engines.rewrites.plugin_node import is_plugin
@@ -131,7 +131,7 @@ def parse_problems(loaded: Loaded, content: bytes) -> list[str]:
     import onnx
 
     log = recording_log(loaded.trt, lambda _: None)  # what it says, the parser's errors say too
-    network = loaded.trt.Builder(log).create_network(loaded.network_flags())
+    network = started(loaded, loaded.trt.Builder, log).create_network(loaded.network_flags())
     parser = loaded.trt.OnnxParser(network, log)
     if parser.parse(content):
         return []
