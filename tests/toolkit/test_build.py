@@ -407,12 +407,15 @@ main()
 def test_the_command_as_a_person_runs_it(source: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     done = run("build-engine", source, "-o", bundle, "--fp16", "--target", "sm86,SM89", "--batch", "1,2,4")
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.returncode == 0, done.stderr
     assert "fp16, sm86, sm89" in done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines() if line[0] != " "] == ["Bundle", "ONNX", "Engine"]
     done = run("build-engine", source, "-o", bundle, "--fp32", "--target", "sm86", "--json")
     manifest = json.loads(done.stdout)["manifest"]
     assert (manifest["schema"], manifest["precision"]) == (SCHEMA, "fp32"), "the bundle was replaced"
     assert open_bundle(bundle).manifest.to_dict()["engines"][0]["targets"] == ("sm86",)
+    done = run("build-engine", source, "-o", bundle, "--fp32", "--target", "sm75", "--add")
+    assert [f"for {target};" in " ".join(done.stdout.split()) for target in ("sm86", "sm75")] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -120,17 +120,15 @@ build_engine.resume_hint = (  # type: ignore[attr-defined]
 
 
 def _summary(out: Path, manifest: "Manifest") -> Iterator[tuple[str, str]]:
+    from unetsharp.inspection.bundle_rows import drift_told
+
     size = sum(entry.size for entry in manifest.files())
     yield "Bundle", f"{out}, {size / 1e6:.1f} MB; `unetsharp inspect {out}` shows all of it"
     yield "ONNX", f"{manifest.onnx.size / 1e6:.1f} MB, SHA-256 {manifest.onnx.sha256[:12]}…; runs on every machine"
-    for engine in manifest.engines:
-        yield "Engine", _engine(engine, manifest.precision)
-    if manifest.quantization and (drift := manifest.quantization.get("drift")):
-        yield (
-            "INT8",
-            f"foreground Dice {drift['float_dice']:.4f} → {drift['int8_dice']:.4f}, {drift['agreement']:.2%} of pixels "
-            f"keep their class, on {drift['images']} patches that it was not calibrated on",
-        )
+    if manifest.engines:
+        yield "Engine", "\n".join(_engine(engine, manifest.precision) for engine in manifest.engines)
+    if drift := drift_told(manifest.quantization or {}):
+        yield "INT8", drift
 
 
 def _engine(engine: "EngineEntry", precision: str) -> str:

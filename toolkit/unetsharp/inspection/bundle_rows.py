@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["bundle_rows"]
+__all__ = ["bundle_rows", "drift_told"]
 
 _Row = tuple[str, str]
 
@@ -53,12 +53,19 @@ def _quantization(record: Mapping[str, Any]) -> Iterator[_Row]:
     """What `unetsharp quantize` left, as far as it is there and of its type: the record may be another version's."""
     method, images, digest = (record.get(key) for key in ("method", "images", "images_sha256"))
     yield "calibration", f"{method} over {images} images, SHA-256 {str(digest)[:12]}…"
+    if drift := drift_told(record):
+        yield "drift", drift
+
+
+def drift_told(record: Mapping[str, Any]) -> str:
+    """What INT8 costs, by the ``record`` of `unetsharp quantize`; empty where that does not say so."""
     drift = record.get("drift")
     keys = ("float_dice", "int8_dice", "agreement", "images")
-    if isinstance(drift, Mapping) and all(type(drift.get(key)) in (int, float) for key in keys):
-        before, after, agreement, held_out = (drift[key] for key in keys)
-        dice = f"foreground Dice {before:.4f} → {after:.4f}"
-        yield "drift", f"{dice}, {agreement:.2%} of pixels keep their class, on {held_out} other images"
+    if not isinstance(drift, Mapping) or not all(type(drift.get(key)) in (int, float) for key in keys):
+        return ""
+    before, after, agreement, held_out = (drift[key] for key in keys)
+    dice = f"foreground Dice {before:.4f} → {after:.4f}"
+    return f"{dice}, {agreement:.2%} of pixels keep their class, on {held_out} other images"
 
 
 def _engine(engine: Mapping[str, Any], seen: Mapping[str, Any], precision: str) -> Iterator[_Row]:
