@@ -84,11 +84,11 @@ def sanitizer(site: Site, tool: str) -> Step:
     """Every kernel once under compute-sanitizer."""
     places = [shutil.which("compute-sanitizer"), shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")]
     program = next((place for place in places if place), "")
-    command = (program, "--tool", tool, "--error-exitcode", "1", *script(site.kernels, "cuda_kernels", "--sanitize"))
+    options = ("--tool", tool, "--target-processes", "all", "--error-exitcode", "1")
     missing = "" if program else "compute-sanitizer, of the CUDA toolkit, is not on the PATH"
     return Step(
         name=tool,
-        command=command,
+        command=(program, *options, *script(site.kernels, "cuda_kernels", "--sanitize")),
         limit_s=180,
         uses=(ENGINES, BENCHMARKS / "cuda_kernels.py"),
         lacking=missing or site.kernels.lacking(*ON_GPU),

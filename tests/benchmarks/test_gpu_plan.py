@@ -50,8 +50,8 @@ def named(steps: list[Step], name: str) -> Step:
 def test_its_program_takes_the_command(step: Step) -> None:
     words = list(step.command)
     if "compute-sanitizer" in words[0] or not words[0]:
-        assert words[1] == "--tool" and words[3:5] == ["--error-exitcode", "1"]
-        words = words[5:]
+        assert words[1] == "--tool" and words[3:7] == ["--target-processes", "all", "--error-exitcode", "1"]
+        words = words[7:]
     python, program, *rest = words
     assert python == "/usr/bin/python3"
     if program.startswith("benchmarks/"):
