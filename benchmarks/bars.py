@@ -142,10 +142,10 @@ def tests_pass(found: Found, step: str) -> Measured | None:
 def clean(found: Found, step: str) -> Measured | None:
     """compute-sanitizer ended with nothing found, after every kernel."""
     log = found.log(step)
-    summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (errors?|hazards?)", log)
-    if summary is None or "ran every kernel" not in log:
+    counts = [int(count) for count in re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:error|hazard)", log)]
+    if not counts or "ran every kernel" not in log:
         return None
-    return Measured(f"{summary[1]} {summary[2]}", summary[1] == "0")
+    return Measured(f"{sum(counts)} told", not sum(counts))
 
 
 def application(found: Found, step: str) -> Measured | None:

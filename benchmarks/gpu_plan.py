@@ -90,7 +90,7 @@ def sanitizer(site: Site, tool: str) -> Step:
         name=tool,
         command=(program, *options, *script(site.kernels, "cuda_kernels", "--sanitize")),
         limit_s=180,
-        uses=(ENGINES, BENCHMARKS / "cuda_kernels.py"),
+        uses=(ENGINES, BENCHMARKS / "cuda_kernels.py", BENCHMARKS / "deep_kernels.py"),
         lacking=missing or site.kernels.lacking(*ON_GPU),
     )
 
