@@ -69,3 +69,8 @@ def test_quiet_says_less_and_verbose_more(tmp_path: Path, option: str, lines: in
         assert json.loads(done.stdout)["manifest"]["precision"] == "fp32"
     else:
         assert "runs on every machine" in done.stdout
+
+
+def test_a_picture_of_another_kind_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["inspect", str(save_tiny_onnx(tmp_path / "m.onnx")), "--picture", "layers.png"])
+    assert (done.exit_code, done.stderr) == (2, "error: --picture layers.png: wanted a name that ends in .svg\n")

@@ -33,6 +33,8 @@ def inspect(
     from unetsharp.inspection.engine import draw_layers
     from unetsharp.inspection.tables import table_of
 
+    if picture is not None and picture.suffix != ".svg":
+        raise InputError(f"--picture {picture}: wanted a name that ends in .svg")
     facts = look_at(file, trust=trust)
     if picture is not None:
         draw_layers(facts, picture)

@@ -19,7 +19,7 @@ from unetsharp.validate.assessment import Assessment, assess
 from unetsharp.validate.chain import Chain, Step, chain_of
 from unetsharp.validate.gates import Limits
 from unetsharp.validate.layers import LayerNoise, layer_noise
-from unetsharp.validate.observing import observe
+from unetsharp.validate.observing import Observed, observe
 from unetsharp.validate.tally import Patch, read_patch
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.runtimes.base import network_input
@@ -89,6 +89,27 @@ def validate_bundle(
         output.detail(f"  {step.title}: {step.precision}, {step.size / 1e6:.1f} MB, SHA-256 {step.sha256[:12]}…")
     indices = _chosen(fold, settings, output)
     layers = _layers(chain, fold, indices, output)
+    observed, data_sha256 = _observed(chain, fold, indices, output, unfinished)
+    for lacking in observed.not_run:
+        output.warn(f"{lacking.step.title}: NOT RUN. {lacking.reason}")
+    output.say("Drawing conclusions")
+    assessment = assess(observed, settings.limits)
+    _check_finds_nuclei(assessment, fold)
+    return Validation(
+        bundle=bundle,
+        chain=chain,
+        fold=fold.number,
+        indices=tuple(indices),
+        data_sha256=data_sha256,
+        assessment=assessment,
+        layers=layers,
+    )
+
+
+def _observed(
+    chain: Chain, fold: Fold, indices: Sequence[int], output: Output, unfinished: Path | None
+) -> tuple[Observed, str]:
+    """What the patches showed, and `Validation.data_sha256`."""
     digest = hashlib.sha256()
 
     def read(index: int) -> Patch:
@@ -100,20 +121,7 @@ def validate_bundle(
         output.say(f"Taking up what an earlier run left in {unfinished}, where it is of the same networks")
     with output.progress("Validating", total=len(indices), unit="patches") as advance:
         observed = observe(chain, [partial(read, index) for index in indices], advance, unfinished)
-    for lacking in observed.not_run:
-        output.warn(f"{lacking.step.title}: NOT RUN. {lacking.reason}")
-    output.say("Drawing conclusions")
-    assessment = assess(observed, settings.limits)
-    _check_finds_nuclei(assessment, fold)
-    return Validation(
-        bundle=bundle,
-        chain=chain,
-        fold=fold.number,
-        indices=tuple(indices),
-        data_sha256=digest.hexdigest(),
-        assessment=assessment,
-        layers=layers,
-    )
+    return observed, digest.hexdigest()
 
 
 def _opened(root: Path) -> Bundle:
