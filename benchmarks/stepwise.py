@@ -192,6 +192,7 @@ class Conductor:
 
     async def _process(self, step: Step, limit_s: float) -> int | None:
         """Run it; its exit code, or None where it had to be ended."""
+        announce(self.work, step.name)
         with self.log(step.name).open("w", encoding="utf-8") as log:
             process = await asyncio.create_subprocess_exec(
                 *step.command, stdin=DEVNULL, stdout=log, stderr=STDOUT, cwd=ROOT, env=self.environment,

@@ -16,7 +16,7 @@ _TURN_S = 0.25
 _PAUSE_S = 0.1
 """How long the lock is left to the others."""
 _LONGEST_S = 120
-_GRACE_S = 5.0
+_GRACE_S = 10.0
 """How long a partner is waited for that nobody has announced, or that died."""
 
 
@@ -63,10 +63,16 @@ def per_image(milliseconds: list[float], batch: int) -> dict[str, float]:
     }
 
 
-def announce(work: Path, name: str, process: int) -> None:
-    """Say in ``work`` that ``process`` was started as ``name``, so that a partner waits for it in `meet`."""
-    (work / f"{name}.ready").unlink(missing_ok=True)
-    (work / f"{name}.here").write_text(str(process))
+def announce(work: Path, name: str, process: int | None = None) -> None:
+    """Say in ``work`` that ``process`` was started as ``name``, so that a partner waits for it in `meet`.
+
+    None, before it is started, takes back what an earlier one said.
+    """
+    if process is None:
+        for said in ("here", "ready"):
+            (work / f"{name}.{said}").unlink(missing_ok=True)
+    else:
+        (work / f"{name}.here").write_text(str(process))
 
 
 def meet(work: Path, name: str, other: str, *, patience_s: float = 300) -> bool:
