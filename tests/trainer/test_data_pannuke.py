@@ -171,6 +171,14 @@ def test_root_may_be_one_fold(tmp_path: Path) -> None:
     assert list(open_folds(tmp_path / "Fold 2")) == [2]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets few users make links")
+def test_folds_may_be_linked_from_another_disk(tmp_path: Path) -> None:
+    released(tmp_path / "disk", 2, fold_arrays())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Fold 2").symlink_to(tmp_path / "disk" / "Fold 2", target_is_directory=True)
+    assert list(open_folds(tmp_path / "data")) == [2]
+
+
 def test_hidden_folders_are_not_searched(tmp_path: Path) -> None:
     released(tmp_path, 2, fold_arrays())
     lower_flat(tmp_path / ".unetsharp-cache", 2, fold_arrays())

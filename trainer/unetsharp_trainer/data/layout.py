@@ -80,7 +80,7 @@ def complete_fold(number: int, arrays: dict[str, Source]) -> FoldFiles:
 
 
 def _array_files(root: Path) -> Iterator[Path]:
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, followlinks=True):  # data sets often lie on another disk
         deep = len(Path(folder).relative_to(root).parts) >= _DEPTH
         subfolders[:] = [] if deep else sorted(name for name in subfolders if not name.startswith("."))
         yield from (Path(folder, name) for name in sorted(names) if name.endswith((".npy", ".npz")))
