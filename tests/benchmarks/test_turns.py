@@ -85,3 +85,10 @@ def test_rates_are_of_the_median() -> None:
     assert turns.per_image([4.0, 2.0, 3.0], batch=6) == {
         "ms_median": 3.0, "ms_least": 2.0, "ms_most": 4.0, "turns": 3, "images_per_s": 2000.0,
     }  # fmt: skip
+
+
+def test_what_an_earlier_process_said_is_taken_back(tmp_path: Path) -> None:
+    for said in ("here", "ready"):
+        (tmp_path / f"torch.{said}").write_text(str(os.getpid()))
+    turns.announce(tmp_path, "torch")
+    assert not list(tmp_path.iterdir())
