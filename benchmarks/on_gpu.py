@@ -48,20 +48,9 @@ def main(words: Sequence[str] | None = None) -> int:
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **surroundings(work)}
-    main_python = probed(sys.executable, environment)
-    other = arguments.tensorrt_python
-    site = Site(
-        work=work,
-        torch=main_python,
-        tensorrt=probed(str(other.absolute()), environment) if other else main_python,
-        weights=arguments.weights and arguments.weights.resolve(),
-        pannuke=arguments.pannuke and arguments.pannuke.resolve(),
-    )
-    here: dict[str, Any] = {"gpu": gpus[0].name, "target": gpus[0].target, "driver": machine.driver_version()}
-    here |= {"cuda": machine.cuda_version(), "jetson": machine.jetson_release(), "platform": machine.os_and_arch()}
-    here |= {"python": site.torch.versions(), "python with TensorRT": site.tensorrt.versions()}
-    say(f"{here['gpu']}, driver {here['driver']}; {arguments.minutes:g} minutes; files in {work}")
-    conductor = Conductor(work=work, machine=here, budget=budget, environment=environment, say=say)
+    site = site_of(arguments, work, environment)
+    conductor = Conductor(work=work, machine=facts_of(site, gpus[0]), budget=budget, environment=environment, say=say)
+    say(f"{gpus[0].name}, driver {machine.driver_version()}; {arguments.minutes:g} minutes; files in {work}")
     interrupted = conducted(conductor, plan(site), arguments.out)
     verdicts = verdicts_of(conductor)
     print(table(verdicts), *slowest_kinds(Found(work, conductor.outcomes).json("layers")), sep="\n")
@@ -72,6 +61,33 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(any(verdict.verdict == "MISSED" for verdict in verdicts))
 
 
+def site_of(arguments: argparse.Namespace, work: Path, environment: dict[str, str]) -> Site:
+    """Where the run takes place. SystemExit for a Python that is none."""
+    main_python = probed(sys.executable, environment)
+    other = arguments.tensorrt_python
+    return Site(
+        work=work,
+        torch=main_python,
+        tensorrt=probed(str(other.absolute()), environment) if other else main_python,
+        weights=arguments.weights and arguments.weights.resolve(),
+        pannuke=arguments.pannuke and arguments.pannuke.resolve(),
+    )
+
+
+def facts_of(site: Site, gpu: machine.Gpu) -> dict[str, Any]:
+    """What results depend on: the GPU, its driver, the versions in both Pythons."""
+    return {
+        "gpu": gpu.name,
+        "target": gpu.target,
+        "driver": machine.driver_version(),
+        "cuda": machine.cuda_version(),
+        "jetson": machine.jetson_release(),
+        "platform": machine.os_and_arch(),
+        "python": site.torch.versions(),
+        "python with TensorRT": site.tensorrt.versions(),
+    }
+
+
 def conducted(conductor: Conductor, waves: Sequence[Wave], out: Path) -> bool:
     """Run all; whether it was interrupted."""
     steps = [step for wave in waves for lane in wave.lanes for step in lane]
@@ -80,7 +96,8 @@ def conducted(conductor: Conductor, waves: Sequence[Wave], out: Path) -> bool:
         write(out, conductor, steps)
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs is ended, what is measured is kept
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     try:
         asyncio.run(conductor.run(waves, keep))
     except KeyboardInterrupt:
