@@ -215,6 +215,23 @@ def test_a_scanners_format_without_openslide_says_how_to_get_it(
         open_slide(tmp_path / "x.ndpi")
 
 
+def test_colours_that_tifffile_does_not_convert_are_left_to_openslide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.svs"
+    tifffile.imwrite(path, NOISE, photometric="rgb", tile=(64, 64))
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages.first.tags["Compression"].overwrite(int(tifffile.COMPRESSION.APERIO_JP2000_YCBC))
+    monkeypatch.setitem(sys.modules, "openslide", FakeModule)
+    with opened(path) as slide:
+        assert isinstance(slide, OpenSlideSlide)
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(MissingCapabilityError, match="wsi"):
+        open_slide(path)
+    with pytest.raises(InputError, match="only OpenSlide"):
+        read_picture(path)
+
+
 # ---- fields -------------------------------------------------------------------------------------------------------
 
 

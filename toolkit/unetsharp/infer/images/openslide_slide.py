@@ -63,7 +63,7 @@ def _openslide(path: Path) -> Any:
         import openslide
     except (ImportError, OSError) as error:  # OSError: openslide-python without OpenSlide's library
         raise MissingCapabilityError(
-            f"{path}: {path.suffix} slides are read by OpenSlide, which is not here: pip install 'unetsharp[wsi]'"
+            f"{path}: OpenSlide is what reads this slide, and is not here: pip install 'unetsharp[wsi]'"
         ) from error
     return openslide
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tifffile import EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPageSeries
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPageSeries
 
 from unetsharp.infer.images.picture import Header, Picture, check_size, plausible_mpp, to_rgb
 from unetsharp_engines.errors import InputError
@@ -30,6 +30,8 @@ def read(path: Path) -> Picture:
     """Decode the first picture at full resolution. InputError for stacks, 16 bits, and colours other than grey, RGB."""
     with _opened(path) as (file, series):
         check_size(*size_of(series))
+        if series.keyframe.compression == COMPRESSION.APERIO_JP2000_YCBC:
+            raise InputError("its colours are stored as Aperio's YCbCr JPEG 2000, which only OpenSlide turns into RGB")
         samples = series.asarray()
         if series.axes == "SYX":
             samples = np.moveaxis(samples, 0, -1)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage, TiffPageSeries
 
+from unetsharp.infer.images.openslide_slide import OpenSlideSlide
 from unetsharp.infer.images.slide import Slide
 from unetsharp.infer.images.tiff import first_picture, mpp_of, size_of
 
@@ -17,11 +18,17 @@ _GLASS = 255
 """Level of tiles that the scanner left out."""
 
 
-def open_tiff_slide(path: Path) -> "TiffSlide | None":
-    """Open a TIFF whose first picture is RGB in tiles; None for others, which are to be read whole."""
+def open_tiff_slide(path: Path) -> Slide | None:
+    """Open a TIFF whose first picture is RGB in tiles; None for others, which are to be read whole.
+
+    MissingCapabilityError for Aperio's older JPEG 2000 without OpenSlide: tifffile leaves its colours as stored, YCbCr.
+    """
     with ExitStack() as closing:
         file = closing.enter_context(TiffFile(path))
-        if not _is_readable(first_picture(file).keyframe):
+        page = first_picture(file).keyframe
+        if page.compression == COMPRESSION.APERIO_JP2000_YCBC:
+            return OpenSlideSlide(path)
+        if not _is_readable(page):
             return None
         slide = TiffSlide(path, file)
         closing.pop_all()
@@ -34,7 +41,6 @@ def _is_readable(page: TiffPage) -> bool:
         and page.planarconfig == PLANARCONFIG.CONTIG
         and page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
         and page.samplesperpixel == 3
-        and page.compression != COMPRESSION.APERIO_JP2000_YCBC  # tifffile leaves its colours as they are stored
     )
 
 
