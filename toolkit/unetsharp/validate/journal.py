@@ -34,7 +34,7 @@ def remembered(look: Callable[[Patch], Shown], key: Sequence[object], root: Path
     """
     folder = root / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     for other in root.iterdir() if root.is_dir() else ():
-        if other != folder:
+        if other.is_dir() and other != folder:
             shutil.rmtree(other)
 
     def look_once(patch: Patch) -> Shown:
