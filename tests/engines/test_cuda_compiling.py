@@ -41,11 +41,30 @@ def test_deep_kernels_compile_without_a_warning_or_a_spill(arch: str) -> None:
 
 def test_a_program_of_one_kernel_as_ptx() -> None:
     kernel = DEEP_KERNELS[0]
-    text = compile_ptx("compute_75", program([kernel])).decode("ascii")
+    text = compile_ptx(program([kernel])).decode("ascii")
     assert ".target sm_75" in text
     assert text.count(".entry") == 1
     assert f".entry {kernel.name}(" in text
     assert text.endswith("\n")
+
+
+def test_ptx_declares_the_oldest_version_that_holds_it() -> None:
+    """NVIDIA's assembler takes it as what it says it is; one version older, and it does not."""
+    nvjitlink = pytest.importorskip("cuda.bindings.nvjitlink", reason="cuda-bindings are not installed")
+
+    def assemble(ptx: bytes) -> None:
+        linker = nvjitlink.create(1, ["-arch=sm_90"])
+        try:
+            nvjitlink.add_data(linker, nvjitlink.InputType.PTX, ptx, len(ptx), "kernels")
+            nvjitlink.complete(linker)
+        finally:
+            nvjitlink.destroy(linker)
+
+    text = compile_ptx(program())
+    assert text.count(b".version 6.3\n") == 1
+    assemble(text)
+    with pytest.raises(nvjitlink.nvJitLinkError, match="PTX_COMPILE"):
+        assemble(text.replace(b".version 6.3\n", b".version 6.2\n"))
 
 
 def test_keeps_what_it_compiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

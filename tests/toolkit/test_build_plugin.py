@@ -47,6 +47,7 @@ def test_what_an_engine_launches_is_the_reference(builder: FakeBuilder, kind: st
     assert built.sides == (n, channels, factor * height, factor * width)
     assert f".entry {built.kernel}(".encode() in built.ptx
     assert b".target sm_75" in built.ptx
+    assert len(built.ptx) <= 100_000
     machine, real = Machine(None), np.float16 if kind == "FP16" else np.float32  # type: ignore[arg-type]
     rng = np.random.default_rng(factor)
     taps = rng.normal(size=(n, 9 * channels, height, width)).astype(real)
@@ -150,7 +151,7 @@ def test_what_no_bundle_could_run_is_refused_at_once(
 
 
 def test_who_has_no_nvrtc_is_told_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(arch: str, program: str) -> bytes:
+    def missing(program: str) -> bytes:
         raise MissingCapabilityError("compiling CUDA kernels needs NVRTC; install it")
 
     monkeypatch.setattr(plugin, "compile_ptx", missing)

@@ -33,6 +33,9 @@ __all__ = [
 ARCHITECTURES: tuple[str, ...] = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120")
 """Turing to Blackwell; sm_87 is Jetson Orin. What the kernels are kept compiling for."""
 
+_PTX_VERSION = b".version 6.3"
+"""The oldest that knows the oldest of them: of CUDA 10."""
+
 _OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
 
 SURROUNDING: str = "\n".join(f'#include "{name}.cu"' for name in ("stain_apply", "stain_estimate", "finish"))
@@ -85,14 +88,16 @@ def compile_kernels(arch: str, program: str = SURROUNDING) -> Compiled:
 
 
 @functools.cache
-def compile_ptx(arch: str, program: str) -> bytes:
-    """The kernels of ``program`` as PTX for ``arch``, such as ``compute_90``, without its closing zero; seconds.
+def compile_ptx(program: str) -> bytes:
+    """The kernels of ``program`` as PTX that a driver compiles for any of `ARCHITECTURES`; no closing zero; seconds.
 
-    A driver compiles it for any GPU from that one on, if it is of NVRTC's CUDA version or newer. MissingCapabilityError
-    as `compile_kernels`.
+    NVRTC declares the PTX version of its own CUDA, whatever the kernels use of it, and older drivers refuse that. What
+    is declared here is all that they use. MissingCapabilityError as `compile_kernels`.
     """
+    arch = ARCHITECTURES[0].replace("sm_", "compute_")
     options = (f"--gpu-architecture={arch}", *_OPTIONS[:2])
-    return _compile(_nvrtc(), arch, options, program)[0].rstrip(b"\0")
+    text = _compile(_nvrtc(), arch, options, program)[0].rstrip(b"\0")
+    return re.sub(rb"^\.version .*$", _PTX_VERSION, text, count=1, flags=re.MULTILINE)
 
 
 def _keep(path: Path, content: bytes) -> None:

@@ -12,16 +12,13 @@ import numpy as np
 
 from unetsharp.build.flavours import Loaded
 from unetsharp_engines.contract import TAPS
-from unetsharp_engines.cuda.compiling import ARCHITECTURES, compile_ptx
+from unetsharp_engines.cuda.compiling import compile_ptx
 from unetsharp_engines.cuda.constants import DEEP_ROWS, DEEP_THREADS
 from unetsharp_engines.cuda.deep import DeepKernel, program
 from unetsharp_engines.errors import MissingCapabilityError
 from unetsharp_engines.rewrites.plugin_node import DOMAIN, OP_TYPE
 
-__all__ = ["PTX_ARCHITECTURE", "check_takes_plugin", "holds_plugin", "provide_plugin"]
-
-PTX_ARCHITECTURE = ARCHITECTURES[0].replace("sm_", "compute_")
-"""The oldest: a driver compiles it for every later GPU, and an engine may be meant for several."""
+__all__ = ["check_takes_plugin", "holds_plugin", "provide_plugin"]
 
 _ID = f"{DOMAIN}::{OP_TYPE}"
 _Factors = np.ndarray[Any, np.dtype[np.int32]]
@@ -47,7 +44,7 @@ def provide_plugin(loaded: Loaded) -> None:
     Raises MissingCapabilityError as `check_takes_plugin`, and where NVRTC is missing, which compiles the kernel.
     """
     check_takes_plugin(loaded)
-    compile_ptx(PTX_ARCHITECTURE, program(()))  # what is missing is told here: TensorRT would only print it
+    compile_ptx(program(()))  # what is missing is told here: TensorRT would only print it
     _register()
 
 
@@ -89,7 +86,7 @@ def _register() -> None:
         threads = kernel.threads(channels, trtp.cdiv(height, DEEP_ROWS), width)
         launch = trtp.KernelLaunchParams(grid_x=trtp.cdiv(threads, DEEP_THREADS), grid_y=n, block_x=DEEP_THREADS)
         between = trtp.SymIntExprs.from_tuple([trtp.SymInt32(side) for side in (channels, height, width)])
-        return kernel.name, compile_ptx(PTX_ARCHITECTURE, program([kernel])), launch, between
+        return kernel.name, compile_ptx(program([kernel])), launch, between
 
     trtp.register(_ID)(describe)
     trtp.autotune(_ID)(layouts)
