@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import types
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ from unetsharp_engines.contract import CLASSES
 from unetsharp_engines.errors import InputError
 from unetsharp_engines.files import sha256_of
 from unetsharp_engines.model_info import METADATA_KEY
+from unetsharp_engines.rewrites import rewrite
+from unetsharp_engines.rewrites.cost import node_costs
+from unetsharp_engines.rewrites.graph import Graph
+from unetsharp_engines.rewrites.plugin_node import DOMAIN, OP_TYPE
 
 PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
 QUIET = Output(verbosity=Verbosity.QUIET)
@@ -94,6 +99,27 @@ def test_onnx_in_fp16(tmp_path: Path) -> None:
     facts = look_at(tmp_path / "half.onnx")
     assert facts["precision"] == "fp16"
     assert facts["macs"] == look_at(save_tiny_onnx(tmp_path / "full.onnx"))["macs"]
+
+
+def test_onnx_with_our_own_kernel(tmp_path: Path) -> None:
+    shipped = onnx.ModelProto.FromString(files("unetsharp.assets").joinpath("edge.onnx").read_bytes())
+    rewritten, _ = rewrite(shipped, ["deep-one-kernel"])
+    onnx.save(rewritten, tmp_path / "model.onnx")
+    facts = look_at(tmp_path / "model.onnx")
+    assert facts["macs"] == sum(cost.macs for node, cost in node_costs(Graph(rewritten)) if node.op_type == "Conv")
+    assert facts["runs_on"] == ["tensorrt"]
+    assert "TensorRT alone" in shown(facts)
+
+
+@pytest.mark.parametrize("lacking", ["input", "attribute"])
+def test_what_only_bears_its_name(tmp_path: Path, lacking: str) -> None:
+    model = tiny_onnx()
+    bearer = next(node for node in model.graph.node if node.name == "mish")
+    bearer.op_type, bearer.domain = OP_TYPE, DOMAIN
+    if lacking == "attribute":
+        bearer.input.append(next(t.name for t in model.graph.initializer if len(t.dims) == 1))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "shapes are not known" in shown(look_at(tmp_path / "model.onnx"))
 
 
 def test_bundle_without_an_engine(tmp_path: Path) -> None:

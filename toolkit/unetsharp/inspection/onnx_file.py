@@ -12,6 +12,7 @@ from unetsharp.export.precision import precision_of
 from unetsharp.inspection.parsing import parsers_of
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.model_info import METADATA_KEY, ModelInfo
+from unetsharp_engines.rewrites.plugin_node import is_plugin, stand_in
 
 if TYPE_CHECKING:
     import onnx
@@ -48,9 +49,13 @@ def facts_of(path: Path) -> dict[str, Any]:
         "parameters": sum(math.prod(t.dims) for t in model.graph.initializer if t.dims),
         "macs": _macs(inferred),
         "operations": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        "runs_on": ["onnxruntime"] if info else [],
+        "runs_on": _runs_on(model) if info else [],
         "parsers": parsers_of(model, content, _types(inferred)),
     }
+
+
+def _runs_on(model: "onnx.ModelProto") -> list[str]:
+    return ["tensorrt"] if any(map(is_plugin, model.graph.node)) else ["onnxruntime"]
 
 
 def _tensor(value: "onnx.ValueInfoProto") -> dict[str, Any]:
@@ -84,6 +89,17 @@ def _types(inferred: "onnx.ModelProto") -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in known} | weights
 
 
+def _stand_in_for_plugins(graph: "onnx.GraphProto") -> None:
+    """Let inference go on behind our own node, which ONNX does not know; one that is not as we write it stays."""
+    lengths = {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 1}
+    for node in filter(is_plugin, graph.node):
+        channels = lengths.get("".join(node.input[1:2]))
+        if channels and any(a.name == "factors" and a.ints for a in node.attribute):
+            replaced, weight = stand_in(node, channels)
+            node.CopyFrom(replaced)
+            graph.input.append(weight)
+
+
 def _inferred(model: "onnx.ModelProto", side: int) -> "onnx.ModelProto":
     """``model`` with every tensor's type and shape when one tile of ``side``² goes in; 0 where it stays unknown.
 
@@ -99,6 +115,7 @@ def _inferred(model: "onnx.ModelProto", side: int) -> "onnx.ModelProto":
         for dimension, size in zip(value.type.tensor_type.shape.dim, (1, 3, side, side), strict=False):
             if not dimension.dim_value or size == 1:
                 dimension.dim_value = size
+    _stand_in_for_plugins(fixed.graph)
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:

@@ -15,6 +15,12 @@ __all__ = ["table_of"]
 
 _Row = tuple[str, str]
 
+_ONNX_RUNS_ON = {
+    "": "not unetsharp's",
+    "onnxruntime": "onnxruntime; for TensorRT build it: unetsharp build-engine",
+    "tensorrt": "TensorRT alone, as an engine: unetsharp build-engine --runtime tensorrt",
+}
+
 
 def table_of(facts: Mapping[str, Any]) -> RenderableType:
     """Tables for the result of `unetsharp.inspection.look_at`."""
@@ -58,10 +64,7 @@ def _onnx(facts: Mapping[str, Any]) -> Iterator[_Row]:
     yield "opset", ", ".join(f"{domain} {version}" for domain, version in facts["opset"].items())
     yield "made by", f"{facts['producer'] or 'unknown'}, IR {facts['ir_version']}"
     yield from _file(facts)
-    yield (
-        "runs on",
-        "onnxruntime; for TensorRT build it: unetsharp build-engine" if facts["runs_on"] else "not unetsharp's",
-    )
+    yield "runs on", _ONNX_RUNS_ON["".join(facts["runs_on"])]
     for parser in facts["parsers"]:
         yield f"  {parser['parser']}", f"{_verdict(parser['problems'])} [{parser['known_by']}]"
 
