@@ -68,7 +68,6 @@ def sets() -> dict[str, tuple[str, ...]]:
         "tail-less-mish-by-exp": TAIL_LESS,
         INT8: TAIL_LESS,
         "tail-less-deep": tuple(name for name in PASSES if name in (*TAIL_LESS, "deep-low-resolution")),
-        "tail-less-deep-one-kernel": tuple(name for name in PASSES if name in (*TAIL_LESS, "deep-one-kernel")),
         ONE_KERNEL: tuple(name for name in PASSES if name in (*TAIL_LESS, "deep-one-kernel")),
         **{f"tail-less-{name}": (*TAIL_LESS, name) for name in ("merge-gates", "carry-shifts", *groups)},
         "tail-less-shifts-64": (*TAIL_LESS, "carry-shifts", "groups-of-64"),

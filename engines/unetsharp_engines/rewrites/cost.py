@@ -61,9 +61,7 @@ def _macs(node: NodeProto, types: _Types) -> int:
         return _elements(node.output[0], types) * per_output * math.prod(kernel)
     if node.op_type == "MatMul":
         return _elements(node.output[0], types) * _shape(node.input[0], types)[-1]
-    if is_plugin(
-        node
-    ):  # along rows each shift mixes two columns, for three row shifts; down columns each mixes two rows
+    if is_plugin(node):  # along a row each shift mixes two columns, for three row shifts; down, each mixes two rows
         return _elements(node.output[0], types) * (18 + 6 * factor_of(node)) // factor_of(node)
     if node.op_type == "Gemm":
         inner = _shape(node.input[0], types)[0 if attributes(node).get("transA", 0) else 1]
