@@ -57,7 +57,7 @@ class OnnxRuntime(Runtime):
 
     @property
     def batch(self) -> int:
-        """On a CPU 2: more are no faster, and each takes some 50 MB."""
+        """On a CPU 2: what a batch holds in memory grows with it."""
         return 2 if self.device == "cpu" else super().batch
 
     def close(self) -> None:
