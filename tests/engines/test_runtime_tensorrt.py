@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -379,3 +380,17 @@ class TestProcess:
         with pytest.raises(MissingCapabilityError, match=says) as told:
             open_engine()
         assert "\n" not in str(told.value)
+
+
+def test_a_driver_older_than_the_compiler_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DriverError(Exception):
+        pass
+
+    def refuse(cubin: bytes) -> None:
+        assert cubin == b"of CUDA 13"
+        raise DriverError("cuModuleLoadDataEx failed: device kernel image is invalid")
+
+    cuda = SimpleNamespace(Error=DriverError, module_from_buffer=refuse, get_driver_version=lambda: 12060)
+    monkeypatch.setattr(module, "compile_kernels", lambda arch: SimpleNamespace(cubin=f"of CUDA 13{arch}".encode()))
+    with pytest.raises(MissingCapabilityError, match=r"of CUDA 12, .*image is invalid.*bindings\[all\]==12\.\*'"):
+        module.load_kernels.__wrapped__(SimpleNamespace(cuda=cuda, arch=""))

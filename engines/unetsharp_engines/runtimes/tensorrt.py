@@ -208,8 +208,16 @@ class TensorRtRuntime(Runtime):
 
 @functools.cache
 def load_kernels(device: Device) -> Kernels:
-    """The kernels on ``device``, loaded once a process."""
-    return Kernels(device.cuda.module_from_buffer(compile_kernels(device.arch).cubin))
+    """The kernels on ``device``, loaded once a process. MissingCapabilityError where its driver refuses them."""
+    compiled = compile_kernels(device.arch)
+    try:
+        return Kernels(device.cuda.module_from_buffer(compiled.cubin))
+    except device.cuda.Error as error:  # drivers need not load what a newer CUDA's NVRTC compiled
+        driver = device.cuda.get_driver_version() // 1000
+        raise MissingCapabilityError(
+            f"the driver, of CUDA {driver}, does not load the kernels ({error}); where NVRTC is of a newer CUDA, take "
+            f"that of the driver's: pip install 'cuda-bindings[all]=={driver}.*'"
+        ) from error
 
 
 def _gib(size: int) -> str:
