@@ -18,6 +18,7 @@ import pytest
 from support.painted_folds import TruthAndSaid
 from support.painter_network import painter
 from support.two_networks import SQUARES, Changed, chain, painted_fold, same, step, swapped
+from unetsharp import machine
 from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.validate.chain import Chain
@@ -110,10 +111,21 @@ def test_another_network_or_other_data_start_anew(fold: Fold, tmp_path: Path) ->
     assert Counted.tiles == 2 * (1 + 1)
 
 
+def test_another_processor_starts_anew(fold: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that several machines see: times would be mixed."""
+    for name in ("one", "other"):
+        monkeypatch.setattr(machine, "processor_name", lambda name=name: name)
+        Counted.tiles = 0
+        observe(networks(), patches(fold, 1), unfinished=tmp_path / "unfinished")
+        assert Counted.tiles == 2 * (1 + 1)
+
+
 def test_a_damaged_file_is_named(fold: Fold, tmp_path: Path) -> None:
     observe(networks(), patches(fold, 1), unfinished=tmp_path / "unfinished")
     (file,) = (tmp_path / "unfinished").glob("*/*")
-    for content in (b"", file.read_bytes()[:200], b"no zip at all"):
+    whole = file.read_bytes()
+    flipped = [bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]) for at in range(0, len(whole), 97)]
+    for content in (b"", whole[:200], b"not what it was", *flipped):
         file.write_bytes(content)
         with pytest.raises(InputError, match=r"not what an earlier run kept .*; delete "):
             observe(networks(), patches(fold, 1), unfinished=tmp_path / "unfinished")
@@ -134,7 +146,7 @@ def test_a_killed_command_ends_with_the_same_report(tmp_path: Path) -> None:
     command = [PROGRAM, "validate", "bundle", "--reference", "m.onnx", "--data", "PanNuke", "--report"]
     subprocess.run([*command, "whole"], cwd=tmp_path, check=True, capture_output=True)
     with subprocess.Popen([*command, "killed"], cwd=tmp_path, stdout=subprocess.DEVNULL) as running:
-        while not list(tmp_path.glob("killed/.unfinished/*/*.npz")):
+        while not list(tmp_path.glob("killed/.unfinished/*/*.kept")):
             assert running.poll() is None, "it ended too early to be killed"
             time.sleep(0.01)
         running.send_signal(signal.SIGKILL)

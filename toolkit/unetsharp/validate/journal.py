@@ -2,14 +2,13 @@
 
 A folder holds one file a patch, named by the hash of image and truth; the folder is named by that of the networks and
 what runs them. So nothing is taken up that would come out otherwise today, and a run on more patches takes up those of
-a run on fewer.
+a run on fewer. A file begins with the hash of the rest: a disk that damages one is told of, and never believed.
 """
 
 import hashlib
+import io
 import json
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from unetsharp_engines.files import replacing
 
 __all__ = ["remembered"]
 
+_HASH_BYTES = 32
 _TALLIES = {"said": StepTally, "against_reference": PairTally, "against_previous": PairTally}
 """Fields of `Shown` that are tallies themselves."""
 
@@ -38,7 +38,7 @@ def remembered(look: Callable[[Patch], Shown], key: Sequence[object], root: Path
             shutil.rmtree(other)
 
     def look_once(patch: Patch) -> Shown:
-        path = folder / f"{patch.sha256}.npz"
+        path = folder / f"{patch.sha256}.kept"
         if path.is_file():
             return _read(path)
         shown = look(patch)
@@ -50,24 +50,31 @@ def remembered(look: Callable[[Patch], Shown], key: Sequence[object], root: Path
 
 def _write(path: Path, shown: Shown) -> None:
     tallies = {f"{part}.{name}": array for part in _TALLIES for name, array in vars(getattr(shown, part)).items()}
+    packed = io.BytesIO()
+    np.savez_compressed(packed, seconds=shown.seconds, extremes=shown.extremes, **tallies)
+    content = packed.getvalue()
     try:
         with replacing(path) as temporary:
-            np.savez_compressed(temporary, seconds=shown.seconds, extremes=shown.extremes, **tallies)
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written to ({error.strerror}); name another --report") from error
 
 
 def _read(path: Path) -> Shown:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            arrays = dict(kept)
-        return Shown(
-            seconds=arrays.pop("seconds"),
-            extremes=arrays.pop("extremes"),
-            **{part: _tally(kind, part, arrays) for part, kind in _TALLIES.items()},
-        )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not what an earlier run kept ({error}); delete {path.parent}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); delete {path.parent}") from error
+    digest, packed = content[:_HASH_BYTES], content[_HASH_BYTES:]
+    if hashlib.sha256(packed).digest() != digest:
+        raise InputError(f"{path}: not what an earlier run kept (its hash does not fit); delete {path.parent}")
+    with np.load(io.BytesIO(packed), allow_pickle=False) as kept:
+        arrays = dict(kept)
+    return Shown(
+        seconds=arrays.pop("seconds"),
+        extremes=arrays.pop("extremes"),
+        **{part: _tally(kind, part, arrays) for part, kind in _TALLIES.items()},
+    )
 
 
 def _tally(kind: type, part: str, arrays: dict[str, Any]) -> Any:

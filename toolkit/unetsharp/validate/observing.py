@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from unetsharp import machine
 from unetsharp.evaluate.run import stain_as_trained
 from unetsharp.validate.chain import Chain, Step
 from unetsharp.validate.journal import remembered
@@ -171,9 +172,12 @@ def observe(
 
 
 def _identity(running: Sequence[_Running]) -> list[object]:
-    """All that decides what is seen on a patch: the tools, the networks, and what runs them."""
+    """All that decides what is seen on a patch: the tools, the networks, and what runs them.
+
+    The processor is part of it: times are its own, and so is the order of sums.
+    """
     networks = [[r.step.sha256, r.runtime.name, r.runtime.version, r.runtime.device] for r in running]
-    return [__version__, {name: version(name) for name in _JUDGES}, networks]
+    return [__version__, {name: version(name) for name in _JUDGES}, machine.processor_name(), networks]
 
 
 def _worst(patch: Patch, seen: Shown) -> WorstPatch:
