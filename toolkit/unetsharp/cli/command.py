@@ -16,7 +16,7 @@ __all__ = ["INTERRUPTED", "command"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-_REFUSALS = {getattr(errno, name, None) for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG")}
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """How a place refuses to be read or written: no fault of the program, wherever it happens."""
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")]
