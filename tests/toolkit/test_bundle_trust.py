@@ -137,13 +137,18 @@ def test_a_key_that_will_not_do_is_told_before_the_build(tmp_path: Path) -> None
         build_bundle(tmp_path / "never read.onnx", tmp_path / "b", BuildOptions(), QUIET)
 
 
+@pytest.mark.parametrize(("system", "remedy"), [("linux", "set XDG_CONFIG_HOME"), ("darwin", "must be a folder that")])
 def test_where_no_key_can_be_kept_the_user_is_told_and_the_engine_is_foreign(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], system: str, remedy: str
 ) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    keep_in(tmp_path / "config", monkeypatch)
     (tmp_path / "config").write_text("a file where the folder should be")
     engine = own(engine_entry())
     assert engine.signature == ""
-    assert "will count as foreign" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "will count as foreign" in said
+    assert remedy in said
     assert not open_bundle(written(tmp_path / "bundle", engine).root).is_trusted(engine)
 
 

@@ -16,6 +16,7 @@ import hmac
 import json
 import os
 import secrets
+import sys
 import tempfile
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def signed(engine: EngineEntry, onnx_sha256: str, output: Output) -> EngineEntry
     except OSError as error:
         output.warn(
             f"{error.filename}: no key can be kept there ({error.strerror}), so this engine will count as foreign here "
-            "too and run with --trust only; set XDG_CONFIG_HOME to a folder of yours"
+            f"too and run with --trust only; {_remedy()}"
         )
         return dataclasses.replace(engine, signature="")
     return dataclasses.replace(engine, signature=_signature(engine, onnx_sha256, key))
@@ -69,6 +70,12 @@ def is_own(engine: EngineEntry, onnx_sha256: str) -> bool:
     """Whether ``engine`` carries this user's signature. Raises InputError as `signed` does."""
     key = _key()
     return key is not None and hmac.compare_digest(_signature(engine, onnx_sha256, key), engine.signature)
+
+
+def _remedy() -> str:
+    if sys.platform in ("darwin", "win32"):  # there `typer.get_app_dir` asks for no variable that users set
+        return f"{key_path().parent} must be a folder that you can write to"
+    return "set XDG_CONFIG_HOME to a folder of yours"
 
 
 def _signature(engine: EngineEntry, onnx_sha256: str, key: bytes) -> str:
