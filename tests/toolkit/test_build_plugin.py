@@ -1,5 +1,6 @@
 """The deep convolutions' kernel as TensorRT is given it: what is offered, how it is launched, who is refused."""
 
+import dataclasses
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
+from support.bundles import ENGINE, engine_entry, manifest_of
 from support.cuda_emulator import emulated
 from support.cuda_machine import Machine
 from support.fake_tensorrt_plugin import INTERFACE, FakeBuilder, TensorDesc, interface_of
@@ -17,9 +20,12 @@ from support.strict_tensorrt import strict_tensorrt
 from unetsharp import machine
 from unetsharp.build import plugin
 from unetsharp.build.builder import Plan, Profile, build_engine
+from unetsharp.build.bundle import file_entry, write_bundle
 from unetsharp.build.flavours import RTX, TENSORRT, Loaded
 from unetsharp.build.pipeline import BuildOptions, build_bundle
+from unetsharp.cli.app import app
 from unetsharp.cli.output import Output, Verbosity
+from unetsharp.inspection import look_at
 from unetsharp_engines.cuda import reference
 from unetsharp_engines.errors import InputError, MissingCapabilityError
 from unetsharp_engines.rewrites import rewrite
@@ -148,6 +154,23 @@ def test_what_no_bundle_could_run_is_refused_at_once(
     with pytest.raises(refusal, match=why):
         build_bundle(edge, bundle, BuildOptions(runtime=runtime), Output(verbosity=Verbosity.QUIET))
     assert not bundle.exists()
+
+
+def test_a_bundle_with_the_node_is_not_said_to_run_everywhere(
+    edge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = edge.read_bytes()
+    manifest = dataclasses.replace(manifest_of(engine_entry()), onnx=file_entry("model.onnx", content))
+    bundle = write_bundle(tmp_path / "bundle", manifest, {"model.onnx": content, "engine.plan": ENGINE})
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    assert look_at(bundle.root)["runs_on"] == []
+    shown = CliRunner().invoke(app, ["inspect", str(bundle.root)]).stdout
+    assert "runs here on nothing" in " ".join(shown.split())
+    monkeypatch.setattr("unetsharp.build.pipeline.build_bundle", lambda *_: bundle)
+    done = CliRunner().invoke(app, ["build-engine", str(edge), "-o", str(bundle.root)])
+    assert done.exit_code == 0, done.stderr
+    assert "only TensorRT takes it" in " ".join(done.stdout.split())
+    assert "every machine" not in done.stdout
 
 
 def test_who_has_no_nvrtc_is_told_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from unetsharp.cli.output import Output, facts
 from unetsharp_engines.errors import InputError
 
 if TYPE_CHECKING:
-    from unetsharp.build.manifest import EngineEntry, Manifest
+    from unetsharp.build.bundle import Bundle
+    from unetsharp.build.manifest import EngineEntry
 
 
 def build_engine(
@@ -109,9 +110,7 @@ def build_engine(
     )
     check_folder(out.parent, "-o")  # a build takes minutes
     bundle = build_bundle(onnx, out, options, output)
-    output.result(
-        {"bundle": str(out), "manifest": bundle.manifest.to_dict()}, facts(dict(_summary(out, bundle.manifest)))
-    )
+    output.result({"bundle": str(out), "manifest": bundle.manifest.to_dict()}, facts(dict(_summary(out, bundle))))
 
 
 build_engine.resume_hint = (  # type: ignore[attr-defined]
@@ -119,12 +118,15 @@ build_engine.resume_hint = (  # type: ignore[attr-defined]
 )
 
 
-def _summary(out: Path, manifest: "Manifest") -> Iterator[tuple[str, str]]:
+def _summary(out: Path, bundle: "Bundle") -> Iterator[tuple[str, str]]:
+    from unetsharp.build.plugin import holds_plugin
     from unetsharp.inspection.bundle_rows import drift_told
 
+    manifest = bundle.manifest
+    runs = "only TensorRT takes it, for its own kernel" if holds_plugin(bundle.read_onnx()) else "runs on every machine"
     size = sum(entry.size for entry in manifest.files())
     yield "Bundle", f"{out}, {size / 1e6:.1f} MB; `unetsharp inspect {out}` shows all of it"
-    yield "ONNX", f"{manifest.onnx.size / 1e6:.1f} MB, SHA-256 {manifest.onnx.sha256[:12]}…; runs on every machine"
+    yield "ONNX", f"{manifest.onnx.size / 1e6:.1f} MB, SHA-256 {manifest.onnx.sha256[:12]}…; {runs}"
     if manifest.engines:
         yield "Engine", "\n".join(_engine(engine, manifest.precision) for engine in manifest.engines)
     if drift := drift_told(manifest.quantization or {}):

@@ -9,10 +9,11 @@ from unetsharp.build.bundle import Bundle, open_bundle, problems_of
 from unetsharp.build.fit import Host, host_of, misfits
 from unetsharp.build.flavours import RTX, flavour_named, load
 from unetsharp.build.manifest import EngineEntry
+from unetsharp.build.plugin import holds_plugin
 from unetsharp.inspection.inspector_json import layers_in
 from unetsharp.inspection.layers import Layer
 from unetsharp.inspection.rtx_program import kernels_of
-from unetsharp_engines.errors import MissingCapabilityError
+from unetsharp_engines.errors import InputError, MissingCapabilityError
 
 __all__ = ["facts_of"]
 
@@ -32,9 +33,17 @@ def facts_of(path: Path) -> dict[str, Any]:
         "manifest": bundle.manifest.to_dict(),
         "problems": problems,
         "engines": engines,
-        "runs_on": ["onnxruntime", *sorted(runnable)],
+        "runs_on": [*["onnxruntime"] * _runs_by_onnxruntime(bundle), *sorted(runnable)],
         **({} if problems else _layers(bundle, {engine["path"] for engine in engines if not engine["here"]})),
     }
+
+
+def _runs_by_onnxruntime(bundle: Bundle) -> bool:
+    """Whether its ONNX is whole, and asks for no kernel of TensorRT's."""
+    try:
+        return not holds_plugin(bundle.read_onnx())
+    except InputError:
+        return False
 
 
 def _layers(bundle: Bundle, fitting: set[str]) -> dict[str, Any]:

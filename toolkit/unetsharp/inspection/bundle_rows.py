@@ -21,7 +21,7 @@ def bundle_rows(facts: Mapping[str, Any]) -> Iterator[_Row]:
     for engine, seen in zip(manifest["engines"], facts["engines"], strict=True):
         yield from _engine(engine, seen, manifest["precision"])
     yield "verified", "; ".join(facts["problems"]) or "every file has the size and SHA-256 that the manifest says"
-    yield "runs here on", ", ".join(facts["runs_on"])
+    yield "runs here on", ", ".join(facts["runs_on"]) or "nothing"
 
 
 def _numbers(manifest: Mapping[str, Any]) -> Iterator[_Row]:
