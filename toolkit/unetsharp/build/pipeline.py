@@ -133,7 +133,8 @@ def _check_tuning(tuning: Tuning, choice: Choice) -> None:
     loaded, asked = choice.loaded, tuning.asked()
     limited = asked.pop("time-limit", None)
     if limited and (loaded is None or not loaded.can_be_stopped):
-        raise InputError(f"--time-limit: {choice.label} cannot be stopped; leave it out, and use --level 1 to be quick")
+        instead = ", and use --level 1 to be quick" if loaded is not None else ""
+        raise InputError(f"--time-limit: {choice.label} cannot be stopped; leave it out{instead}")
     if asked and (loaded is None or not loaded.flavour.autotunes):
         option = next(iter(asked))
         raise InputError(f"--{option}: {choice.label} measures no kernels while it builds; leave it out")
