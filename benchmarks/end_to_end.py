@@ -79,6 +79,7 @@ def overlap(opened: Callable[..., Any], tiles: Tiles, work: Path) -> dict[str, A
                 "engine_ms": round(network, 3),
                 "ratio": round(end_to_end / network, 4),
             }
+        write_json(result_file(work, "overlap"), found)  # another slot may not fit
     return found
 
 
@@ -139,7 +140,7 @@ def race_torch(tiles: Tiles, work: Path) -> dict[str, Any]:
     if not rates:
         raise SystemExit("PyTorch's chain ran in no batch: nothing to race")
     with chain(max(rates, key=lambda batch: rates[batch]), tiles, work) as (runtime, facts):
-        return {**facts, **raced(runtime, "race-torch", "race-engine", tiles, work)}
+        return {**facts, "rates": rates, **raced(runtime, "race-torch", "race-engine", tiles, work)}
 
 
 @contextmanager

@@ -48,8 +48,11 @@ def _commit(sources: tuple[str, ...]) -> str:
     """A machine that was sent the files alone cannot tell; whoever sent them can write it in."""
     if not (ROOT / ".git").exists():
         return "unknown: not a git checkout"
-    changed = _git("status", "--porcelain", "--", *sources)
-    return _git("rev-parse", "HEAD") + (" with changes" if changed else "")
+    try:
+        changed = _git("status", "--porcelain", "--", *sources)
+        return _git("rev-parse", "HEAD") + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError) as error:  # no git, or one that refuses another user's files
+        return f"unknown: {error}"
 
 
 def _git(*arguments: str) -> str:

@@ -23,7 +23,7 @@ class Engines:
     """Engine files, loaded. They share working memory, since one runs at a time. Closed when its block ends."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Load ``paths``. One that TensorRT refuses is told and left out."""
+        """Load ``paths``. One that TensorRT refuses is told and ``left_out``."""
         with ExitStack() as closing:
             self.device = open_device()
             closing.enter_context(self.device.entered())
@@ -33,11 +33,13 @@ class Engines:
             self.memory = Memory(self.device.cuda)
             closing.callback(self.memory.close)
             self.loaded: dict[str, Engine] = {}
+            self.left_out: dict[str, str] = {}
             for path in paths:
                 try:
                     self.loaded[path.stem] = engine = Engine(self.trt, path.read_bytes(), source=path.name)
                     closing.callback(engine.close)
                 except InputError as error:
+                    self.left_out[path.stem] = str(error)
                     print(f"{path.stem}: {error}", flush=True)
             self.working = self.memory.on_device(max((e.working_bytes for e in self.loaded.values()), default=0))
             self._closing = closing.pop_all()

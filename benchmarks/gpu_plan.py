@@ -21,16 +21,15 @@ from gpu_site import (
     user_command,
 )
 from probe import Python
+from rewrites_tensorrt import INT8, ONE_KERNEL
 from stepwise import Lane, Step, Wave
 
 __all__ = ["FIRST", "FURTHER", "plan"]
 
-ONE_KERNEL = "tail-less-deep-one-kernel"
-"""The engine that only a TensorRT which takes plugins builds."""
 FIRST = ("tail-less", "plain")
 """Engines that every bar on engines needs."""
 FURTHER = (
-    "int8",
+    INT8,
     "tail-less-deep",
     ONE_KERNEL,
     "tail-less-carry-shifts",

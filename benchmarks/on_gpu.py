@@ -5,7 +5,7 @@
 It ends with a table: each bar, what was measured, and MET, MISSED or NOT RUN with the reason; the same, with the
 machine, versions and all results, is written to benchmarks/results/on_gpu.json after every group of steps. Ctrl-C
 leaves what is measured. The same command with the same ``--work`` goes on where it stopped: what was done from the same
-files, code, machine and versions is kept. docs/gpu-runtime.md says what is measured.
+files, code, machine and versions is kept. docs/measure-on-a-gpu.md says what is measured.
 
 ``--tensorrt-python`` names another Python that has TensorRT, where PyTorch's has not: TensorRT 8.6 ends with Python
 3.10. It may be a script that sets library paths first. Exit code: 0 no bar missed, 1 one missed, 3 no GPU, 130
@@ -93,7 +93,10 @@ def conducted(conductor: Conductor, waves: Sequence[Wave], out: Path) -> bool:
     steps = [step for wave in waves for lane in wave.lanes for step in lane]
 
     def keep() -> None:
-        write(out, conductor, steps)
+        try:
+            write(out, conductor, steps)
+        except OSError as error:  # a full disk: the table is still printed
+            say(f"{out} could not be written: {error}")
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs is ended, what is measured is kept
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
@@ -171,9 +174,10 @@ def write(out: Path, conductor: Conductor, steps: Sequence[Step]) -> None:
         ],
         "results": {step.name: result for step in steps if (result := found.json(step.name)) is not None},
     }
-    text = json.dumps(content)
+    text = json.dumps(content, ensure_ascii=False)
     for path, name in ((conductor.work, "WORK"), (ROOT, "."), (Path.home(), "~")):
-        text = text.replace(str(path), name)
+        if path.name:  # a home that is the root would be found in every word with a slash
+            text = text.replace(str(path), name)
     write_json(out, json.loads(text))
 
 

@@ -12,7 +12,6 @@ Exits 1 if any number differs by more than 1e-12.
 import argparse
 import csv
 import json
-import platform
 import re
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from evidence import evidence, write_json
 from unetsharp_engines.contract import NUCLEUS_CLASSES
 from unetsharp_trainer.data.pannuke import open_folds
 from unetsharp_trainer.metrics.panoptic import PanopticTable
@@ -170,16 +170,18 @@ def main() -> int:
     if arguments.data:
         cases["real masks, disturbed"] = real_case(arguments.data, rng)
     result = {
-        "what": "bPQ, mPQ and class PQ against github.com/TissueImageAnalytics/PanNuke-metrics run.py",
+        **evidence(
+            "bPQ, mPQ and class PQ against github.com/TissueImageAnalytics/PanNuke-metrics run.py",
+            ("numpy", "scipy"),
+            ("trainer", "benchmarks/panoptic_peer.py"),
+        ),
         "seed": arguments.seed,
         "tolerance": TOLERANCE,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}",
         "cases": {name: compare(arguments.peer.resolve(), *case) for name, case in cases.items()},
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text)
+    print(json.dumps(result, indent=1))
     if arguments.out:
-        arguments.out.write_text(text, encoding="utf-8")
+        write_json(arguments.out, result)
     return int(max(case["largest_difference"] for case in result["cases"].values()) > TOLERANCE)
 
 

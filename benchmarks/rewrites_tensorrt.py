@@ -214,14 +214,16 @@ def time_engines(arguments: argparse.Namespace) -> None:
             try:
                 runner = engines.runner(name, image[:batch])
             except (UnetSharpError, RuntimeError, engines.device.cuda.Error) as error:
+                engines.left_out[name] = f"batch {batch}: {error}"
                 print(f"{name}, batch {batch}: {error}", flush=True)
                 continue
             forms[name, batch] = runner.run
             if batch > 1:
                 seen[name] = compared(runner.output()[:2], reference["logits"])
         me, partner = f"engines-{arguments.round}", f"torch-{arguments.round}"
-        meet(work, me, partner)
-        timed(forms, work, work / f"{me}.json", {**engines.facts(), "accuracy": seen})
+        alone = not meet(work, me, partner)
+        facts = {**engines.facts(), "alone": alone, "left_out": engines.left_out, "accuracy": seen}
+        timed(forms, work, work / f"{me}.json", facts)
 
 
 def engine_files(arguments: argparse.Namespace) -> list[Path]:
@@ -281,9 +283,9 @@ def time_torch(arguments: argparse.Namespace) -> None:
         if arguments.round == PREPARE:
             return
         me, partner = f"torch-{arguments.round}", f"engines-{arguments.round}"
-        meet(work, me, partner)
+        alone = not meet(work, me, partner)
         seen = compared(network.logits(image[:2]).float().cpu().numpy(), reference["logits"])
-        timed(forms, work, work / f"{me}.json", {"torch": torch.__version__, "accuracy": seen})
+        timed(forms, work, work / f"{me}.json", {"torch": torch.__version__, "alone": alone, "accuracy": seen})
 
 
 def torch_form(logits: Callable[[Any], Any], image: Any, mode: str) -> Callable[[int], float]:

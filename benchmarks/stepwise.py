@@ -179,15 +179,15 @@ class Conductor:
         self._running[step.name] = begin = time.monotonic()
         try:
             code = await self._process(step, min(self.budget.limit(step.limit_s), left_s))
-        except OSError as error:
+            outcome = self._judged(step, code, time.monotonic() - begin)
+            write_json(self._record(step), {**asdict(outcome), "made_from": made_from})
+        except OSError as error:  # no such program, or a full disk
             return Outcome(state="failed", reason=str(error))
         except asyncio.CancelledError:
             self.outcomes[step.name] = Outcome(state="failed", reason="interrupted")
             raise
         finally:
             del self._running[step.name]
-        outcome = self._judged(step, code, time.monotonic() - begin)
-        write_json(self._record(step), {**asdict(outcome), "made_from": made_from})
         return outcome
 
     async def _process(self, step: Step, limit_s: float) -> int | None:

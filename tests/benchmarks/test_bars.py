@@ -30,8 +30,7 @@ def verdict(name: str, work: Path, **outcomes: Outcome) -> Verdict:
     """On the bar called ``name``, of a run in ``work`` in which all steps were done but for ``outcomes``."""
     (bar,) = [bar for bar in BARS if bar.name == name]
     told = {step.replace("_", "-"): outcome for step, outcome in outcomes.items()}
-    every = {step: DONE for bar in BARS for step in bar.steps} | {"race-torch": DONE, "chain-64": DONE}
-    every |= {f"torch-{name}": DONE for name in ("first", "all")}
+    every = {step: DONE for bar in BARS for step in (*bar.steps, *bar.beside)} | {"torch-all": DONE, "chain-64": DONE}
     return verdict_on(bar, Found(work, every | told))
 
 
@@ -82,7 +81,7 @@ class TestKernels:
 
     def test_the_h100s_result(self, tmp_path: Path, written: dict[str, Any]) -> None:
         put(tmp_path / "cuda_kernels.json", written)
-        seen = {bar.name: verdict(bar.name, tmp_path) for bar in BARS if bar.steps == (bars.KERNELS,)}
+        seen = {bar.name: verdict(bar.name, tmp_path) for bar in BARS if bar.steps == bars.KERNELS}
         later = [name for name in seen if name.startswith("deep kernels")]
         assert {seen.pop(name).verdict for name in later} == {"NOT RUN"}, "they are newer than this result"
         assert {each.verdict for each in seen.values()} == {"MET"}
@@ -133,6 +132,7 @@ class TestKernels:
         seen = verdict("deep kernels of 64 tiles over stock operators", tmp_path)
         assert seen.verdict == expected
         assert seen.measured == (f"{stock / 100:.2f}× (100 µs, channels last)" if stock else "")
+        assert ("no PyTorch that sees the GPU" in seen.reason) == (stock is None)
 
 
 @pytest.mark.parametrize(
@@ -152,22 +152,37 @@ def test_sanitizers(tmp_path: Path, log: str, seen: tuple[str, str]) -> None:
     assert verdict("compute-sanitizer memcheck", tmp_path)[2:4] == seen
 
 
+SKIPPING = "import pytest\ndef test_a(): pytest.skip('no GPU')\ndef test_b(): pytest.skip('no GPU')\n"
+
+
 @pytest.mark.parametrize(
     ("tests", "seen"),
     [
-        ("def test_a(): pass\ndef test_b(): pass", ("2 passed, 0 failed, 0 skipped", "MET")),
-        ("def test_a(): pass\ndef test_b(): assert False", ("1 passed, 1 failed, 0 skipped", "MISSED")),
-        ("import pytest\ndef test_a(): pytest.skip('no GPU')", ("", "NOT RUN")),
-        ("import nothing_of_that_name", ("0 passed, 1 failed, 0 skipped", "MISSED")),
+        ("def test_a(): pass\ndef test_b(): pass", ("2 passed, 0 failed, 0 skipped", "MET", "")),
+        ("def test_a(): pass\ndef test_b(): assert False", ("1 passed, 1 failed, 0 skipped", "MISSED", "")),
+        (SKIPPING, ("", "NOT RUN", "no test ran: no GPU")),
+        (SKIPPING + "def test_c(): pytest.skip('no plugin')", ("", "NOT RUN", "no test ran: no GPU; no plugin")),
+        (SKIPPING + "def test_c(): pass", ("1 passed, 0 failed, 2 skipped", "MET", "")),
+        ("import pytest\npytest.importorskip('no_such', reason='no kernels')", ("", "NOT RUN", "no kernels")),
+        ("", ("", "NOT RUN", "no test ran: none is for this machine")),
+        ("import nothing_of_that_name", ("0 passed, 1 failed, 0 skipped", "MISSED", "")),
     ],
 )
-def test_tests(tmp_path: Path, tests: str, seen: tuple[str, str]) -> None:
+def test_tests(tmp_path: Path, tests: str, seen: tuple[str, str, str]) -> None:
     put(tmp_path / "test_it.py", tests)
     result = tmp_path / "tests-kernels.xml"
     command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "-q", f"--junitxml={result}", "test_it.py"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
-    assert verdict("GPU tests of the kernels", tmp_path)[2:4] == seen
+    *told, reason = verdict("GPU tests of the kernels", tmp_path)[2:]
+    assert tuple(told) == seen[:2]
+    assert seen[2] in reason if "importorskip" in tests else reason == seen[2]
+
+
+def test_an_account_of_tests_that_was_cut_off(tmp_path: Path) -> None:
+    put(tmp_path / "tests-kernels.xml", '<?xml version="1.0"?><testsuites><testsuite name="pyt')
+    ended = Outcome(state="failed", reason="did not end in 240 s")
+    assert verdict("GPU tests of the kernels", tmp_path, tests_kernels=ended).reason == "did not end in 240 s"
 
 
 class TestEngines:
@@ -176,19 +191,49 @@ class TestEngines:
         for module, name, value in ((turns, "_TURN_S", 1e-9), (turns, "_PAUSE_S", 0), (rewrites_tensorrt, "TURNS", 1)):
             monkeypatch.setattr(module, name, value)
 
-    def timed(self, work: Path, name: str, batch: int, **milliseconds: float) -> None:
+    def timed(self, work: Path, name: str, batch: int, *, alone: bool = False, **milliseconds: float) -> None:
         """As a round writes it, a batch of each form taking so many milliseconds; torch's forms are in capitals."""
-        forms = {f"torch {n.lower()}" if n.isupper() else n.replace("_", "-"): ms for n, ms in milliseconds.items()}
+        dashed = {n.replace("_", "-"): ms for n, ms in milliseconds.items()}
+        forms = {f"torch {n.lower()}" if n.isupper() else n: ms for n, ms in dashed.items()}
         runs: rewrites_tensorrt.Forms = {(n, batch): partial(operator.mul, ms) for n, ms in forms.items()}
-        rewrites_tensorrt.timed(runs, work, work / f"{name}.json", {})
+        rewrites_tensorrt.timed(runs, work, work / f"{name}.json", {"alone": alone})
 
     def test_at_the_bars(self, tmp_path: Path) -> None:
         self.timed(tmp_path, "engines-first", 16, plain=15, tail_less=10)
-        self.timed(tmp_path, "torch-first", 16, EAGER=50, COMPILED=13)
+        self.timed(tmp_path, "torch-first", 16, EAGER=50, REDUCE_OVERHEAD=13, MAX_AUTOTUNE=14)
         late = Outcome(state="not run", reason="no time was left")
         assert verdict(FAST, tmp_path, engines_all=late)[2:4] == ("1.50× (tail-less over plain, batch 16)", "MET")
         seen = verdict(COMPILED, tmp_path, engines_all=late)
-        assert seen[2:4] == ("1.30× (tail-less over torch compiled, batch 16)", "MET")
+        assert seen[2:4] == ("1.30× (tail-less over torch reduce-overhead, batch 16)", "MET")
+
+    def test_without_one_of_pytorchs_modes_it_may_be_missed_but_not_met(self, tmp_path: Path) -> None:
+        self.timed(tmp_path, "engines-first", 16, tail_less=10)
+        self.timed(tmp_path, "torch-first", 16, EAGER=50, REDUCE_OVERHEAD=14)
+        late = Outcome(state="not run", reason="no time was left")
+        seen = verdict(COMPILED, tmp_path, engines_all=late)
+        assert (seen.verdict, seen.measured) == ("NOT RUN", "")
+        ratio = "1.40× (tail-less over torch reduce-overhead, batch 16)"
+        assert seen.reason.startswith(f"{ratio}, but without max-autotune")
+        self.timed(tmp_path, "torch-first", 16, EAGER=50, REDUCE_OVERHEAD=12)
+        assert verdict(COMPILED, tmp_path, engines_all=late).verdict == "MISSED"
+
+    @pytest.mark.parametrize("side", ["engines", "torch"])
+    def test_those_that_did_not_meet_are_not_compared(self, tmp_path: Path, side: str) -> None:
+        self.timed(tmp_path, "engines-all", 16, alone=side == "engines", plain=15, tail_less=10)
+        peers = {"EAGER": 50.0, "REDUCE_OVERHEAD": 13.0, "MAX_AUTOTUNE": 14.0}
+        self.timed(tmp_path, "torch-all", 16, alone=side == "torch", **peers)
+        assert verdict(FAST, tmp_path).verdict == "MET"
+        seen = verdict(COMPILED, tmp_path)
+        assert (seen.verdict, seen.reason) == ("NOT RUN", bars.APART)
+        died = Outcome(state="failed", reason="exit 1: CUDA out of memory")
+        assert verdict(COMPILED, tmp_path, torch_first=died).reason == "exit 1: CUDA out of memory"
+
+    def test_an_engine_that_was_left_out_says_why(self, tmp_path: Path) -> None:
+        left_out = {"portable": "batch 64: out of memory", "int8": "this TensorRT refuses it"}
+        put(tmp_path / "engines-all.json", {"left_out": left_out, "timings": []})
+        assert verdict(INT8, tmp_path).reason == "int8: this TensorRT refuses it"
+        unbuilt = Outcome(state="failed", reason="did not end in 300 s")
+        assert verdict(INT8, tmp_path, build_int8=unbuilt).reason == "did not end in 300 s"
 
     @pytest.mark.parametrize(
         ("seen", "half", "expected"),
@@ -207,14 +252,14 @@ class TestEngines:
         of_engines = verdict("engines give PyTorch's float32 class", tmp_path)
         assert of_engines.verdict == verdict("end to end gives PyTorch's float32 label", tmp_path).verdict == expected
         beside = "" if half is None else f"; PyTorch in FP16 {half:.3%}"
-        assert of_engines.measured == f"{seen:.3%} (tail-less, the worst of 2{beside})"
+        assert of_engines.measured == f"{seen:.3%} (tail-less, the worst of 2){beside}"
 
     def test_the_last_round_counts(self, tmp_path: Path) -> None:
         self.timed(tmp_path, "engines-first", 64, plain=16, tail_less=10)
         self.timed(tmp_path, "engines-all", 64, plain=14, tail_less=10.5, portable=10, int8=5.25)
-        self.timed(tmp_path, "torch-all", 64, EAGER=50, COMPILED=14, AUTOTUNED=12)
+        self.timed(tmp_path, "torch-all", 64, EAGER=50, REDUCE_OVERHEAD=14, MAX_AUTOTUNE=12)
         assert verdict(FAST, tmp_path)[2:4] == ("1.40× (portable over plain, batch 64)", "MISSED")
-        assert verdict(COMPILED, tmp_path)[2:4] == ("1.20× (portable over torch autotuned, batch 64)", "MISSED")
+        assert verdict(COMPILED, tmp_path)[2:4] == ("1.20× (portable over torch max-autotune, batch 64)", "MISSED")
         assert verdict(INT8, tmp_path)[2:4] == ("2.00× (int8 over tail-less, batch 64)", "MET")
 
     def test_a_single_tile_does_not_count(self, tmp_path: Path) -> None:
@@ -258,11 +303,15 @@ class TestInt8:
         told["ours"] = {"result": "refused"}
         self.built(tmp_path, monkeypatch, told)
         assert verdict("INT8: the recipe's placement is built", tmp_path).verdict == "MISSED"
+        told["edge-ours"] = {"result": "refused"}
+        self.built(tmp_path, monkeypatch, told)
+        reason = "edge-float: built, edge-ours: refused"
+        assert verdict("INT8 over FP16, edge network", tmp_path)[3:] == ("NOT RUN", reason)
 
     def test_without_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.built(tmp_path, monkeypatch, {"float": {"result": "built", "ms_median": 0.1}}, more=["ours", "edge-ours"])
-        assert verdict("INT8: the recipe's placement is built", tmp_path).verdict == "NOT RUN"
-        assert verdict("INT8 over FP16, edge network", tmp_path).verdict == "NOT RUN"
+        assert verdict("INT8: the recipe's placement is built", tmp_path)[3:] == ("NOT RUN", "no time was left")
+        assert verdict("INT8 over FP16, edge network", tmp_path)[3:] == ("NOT RUN", "edge-ours: no time was left")
 
     def built(
         self,
@@ -287,13 +336,14 @@ class TestEndToEnd:
 
     def test_the_race(self, tmp_path: Path) -> None:
         put(tmp_path / "race-engine.json", {"alone": False, "tiles_per_s": 3000.0})
-        put(tmp_path / "race-torch.json", {"alone": False, "tiles_per_s": 900.0, "batch": 64})
-        won = ("3.33× (3000 over 900 tiles/s, PyTorch's batch 64)", "MET")
+        torch = {"alone": False, "tiles_per_s": 900.0, "batch": 64, "rates": {"64": 890.0, "128": 880.0, "32": 700.0}}
+        put(tmp_path / "race-torch.json", torch)
+        won = ("3.33× (3000 over 900 tiles/s, PyTorch's batch 64 of 32, 64, 128)", "MET")
         assert verdict("end to end over PyTorch's best", tmp_path)[2:4] == won
-        put(tmp_path / "race-torch.json", {"alone": False, "tiles_per_s": 1001.0, "batch": 64})
+        put(tmp_path / "race-torch.json", {**torch, "tiles_per_s": 1001.0})
         assert verdict("end to end over PyTorch's best", tmp_path).verdict == "MISSED"
-        put(tmp_path / "race-torch.json", {"alone": True, "tiles_per_s": 900.0, "batch": 64})
-        assert verdict("end to end over PyTorch's best", tmp_path).verdict == "NOT RUN"
+        put(tmp_path / "race-torch.json", {**torch, "alone": True})
+        assert verdict("end to end over PyTorch's best", tmp_path).reason == bars.APART
         lacking = Outcome(state="not run", reason="torch does not load")
         assert verdict("end to end over PyTorch's best", tmp_path, race_torch=lacking).reason == "torch does not load"
 

@@ -81,6 +81,8 @@ def test_an_engine_that_does_not_fit_stops_no_other(
     assert [(row["form"], row["batch"]) for row in rows] == [("tail-less", 1), ("tail-less", 16), ("plain", 1)]
     told = capsys.readouterr().out
     assert "plain, batch 16: cuMemAlloc failed" in told and "measured without torch-all" in told
+    written = json.loads((work / "engines-all.json").read_text())
+    assert written["alone"] and written["left_out"]["plain"].startswith("batch 16: cuMemAlloc failed")
 
 
 def test_end_to_end(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

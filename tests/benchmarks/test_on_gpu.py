@@ -46,12 +46,12 @@ class Person:
     def __init__(self, folder: Path) -> None:
         self.out = folder / "results" / "on_gpu.json"
         self._words = ("--work", str(folder / "work"), "--out", str(self.out), "--minutes", "5")
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")}
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")}
 
     def start(self, errors: int, seconds: float) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", PRETENDING, str(errors), str(seconds), *self._words]
         return subprocess.Popen(
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def run(self, errors: int = 0, seconds: float = 0) -> tuple[int, str]:
@@ -94,6 +94,20 @@ def test_a_bar_that_is_missed_is_its_exit_code(person: Person) -> None:
     assert code == 1
     assert person.verdicts()["compute-sanitizer memcheck"] == "MISSED"
     assert "1 MET, 1 MISSED, " in said
+
+
+def test_a_home_that_is_the_root_leaves_paths_as_they_are(person: Person) -> None:
+    person.environment["HOME"] = "/"
+    assert person.run()[0] == 0
+    assert "WORK/overlap.json" in person.out.read_text()
+
+
+def test_a_file_that_cannot_be_written_leaves_the_table(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file where a folder should be")
+    code, said = Person(tmp_path).run()
+    assert code == 0
+    assert "on_gpu.json could not be written: " in said and "2 MET, 0 MISSED, " in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

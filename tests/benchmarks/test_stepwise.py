@@ -1,6 +1,7 @@
 """The orchestrator of long measurements, with steps that sleep, fail, hang, die, and are resumed."""
 
 import asyncio
+import errno
 import os
 import sys
 import time
@@ -149,6 +150,20 @@ def test_a_program_that_is_not_there_has_failed(run: Run) -> None:
     outcomes = run(Step(name="lost", command=("/nowhere/python",), limit_s=1), python("next", "pass"))
     assert states(outcomes) == {"lost": "failed", "next": "done"}
     assert "/nowhere/python" in outcomes["lost"].reason
+
+
+def test_a_full_disk_is_told_and_stops_no_other(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = stepwise.write_json
+
+    def full(path: Path, content: Any) -> None:
+        if path.stem == "first":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(stepwise, "write_json", full)
+    outcomes = run(python("first", "pass"), python("next", "pass"))
+    assert states(outcomes) == {"first": "failed", "next": "done"}
+    assert "No space left on device" in outcomes["first"].reason
 
 
 def test_what_this_machine_lacks_is_not_run_and_keeps_nothing(run: Run) -> None:
