@@ -21,6 +21,7 @@ from support.two_networks import SQUARES, Changed, chain, painted_fold, same, st
 from unetsharp import machine
 from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.cli.output import Output, Verbosity
+from unetsharp.validate import observing
 from unetsharp.validate.chain import Chain
 from unetsharp.validate.observing import Observed, observe
 from unetsharp.validate.tally import Patch, read_patch
@@ -111,13 +112,27 @@ def test_another_network_or_other_data_start_anew(fold: Fold, tmp_path: Path) ->
     assert Counted.tiles == 2 * (1 + 1)
 
 
-def test_another_processor_starts_anew(fold: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that several machines see: times would be mixed."""
+@pytest.mark.parametrize("what", [(machine, "processor_name"), (observing, "_code")])
+def test_another_processor_or_program_starts_anew(
+    fold: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: tuple[Any, str]
+) -> None:
+    """A folder that several machines see, or a program mended after the run that failed: both would be mixed."""
     for name in ("one", "other"):
-        monkeypatch.setattr(machine, "processor_name", lambda name=name: name)
+        monkeypatch.setattr(*what, lambda name=name: name)
         Counted.tiles = 0
         observe(networks(), patches(fold, 1), unfinished=tmp_path / "unfinished")
         assert Counted.tiles == 2 * (1 + 1)
+
+
+def test_a_program_is_known_by_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = observing._code()
+    monkeypatch.setattr(observing, "files", lambda _: tmp_path)
+    seen = {ours}
+    for content in (b"1", b"2"):
+        (tmp_path / "inner").mkdir(exist_ok=True)
+        (tmp_path / "inner" / "module.py").write_bytes(content)
+        seen.add(observing._code())
+    assert len(seen) == 3
 
 
 def test_a_damaged_file_is_named(fold: Fold, tmp_path: Path) -> None:
