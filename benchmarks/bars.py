@@ -1,20 +1,17 @@
 """What is to be shown on a GPU: each bar, the step whose result shows it, and how it is read from that."""
 
-import json
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import gpu_training
-from rewrites_tensorrt import INT8, MODES
-from stepwise import Outcome
+from rewrites_tensorrt import EAGER, INT8, MODES
+from stepwise import Found
 
-__all__ = ["BARS", "Bar", "Found", "Measured", "Verdict", "verdict_on"]
+__all__ = ["BARS", "Bar", "Measured", "Verdict", "verdict_on"]
 
 LARGE = (16, 64)
 """Batch sizes at which engines are compared."""
@@ -22,6 +19,7 @@ STILL_BYTES = 8 << 20
 """What memory may change by over 100,000 tiles and count as unchanged: 84 bytes a tile."""
 PLAIN, SHOWN = "plain", "tail-less"
 STAIN_64 = ("microseconds", "64 tiles", "stain")
+COMPILED = {f"torch {mode}" for mode in MODES if mode != EAGER}
 APART = "the engines and PyTorch did not meet, so they took no turns"
 
 
@@ -30,39 +28,6 @@ class Measured(NamedTuple):
 
     text: str
     holds: bool
-
-
-@dataclass(frozen=True)
-class Found:
-    """The results of a run's steps. One that did not run has none, whatever an earlier run left."""
-
-    work: Path
-    outcomes: Mapping[str, Outcome]
-
-    def json(self, step: str) -> Any:
-        """What the step wrote; None without."""
-        text = self._text(step, self.work / f"{step}.json")
-        return None if text is None else json.loads(text)
-
-    def log(self, step: str) -> str:
-        """What the step said; empty without."""
-        return self._text(step, self.work / "logs" / f"{step}.log") or ""
-
-    def tests(self, step: str) -> Any:
-        """JUnit's account of a step's tests; None without, and of one that was cut off."""
-        text = self._text(step, self.work / f"{step}.xml")
-        try:
-            return None if text is None else ElementTree.fromstring(text).find("testsuite")
-        except ElementTree.ParseError:
-            return None
-
-    def outcome(self, step: str) -> Outcome:
-        """What became of the step."""
-        return self.outcomes.get(step, Outcome(state="not run", reason="the run ended before it"))
-
-    def _text(self, step: str, path: Path) -> str | None:
-        is_there = self.outcome(step).ran and path.exists()
-        return path.read_text(encoding="utf-8", errors="replace") if is_there else None
 
 
 Judge = Callable[[Found, str], Measured | str | None]
@@ -141,7 +106,7 @@ def tests_pass(found: Found, step: str) -> Measured | str | None:
     return Measured(f"{passed} passed, {sum(bad)} failed, {skipped} skipped", not sum(bad))
 
 
-def reasons_to_skip(suite: ElementTree.Element) -> list[str]:
+def reasons_to_skip(suite: Element) -> list[str]:
     """Why tests were skipped, each reason once; of a file that was skipped whole it is in the text alone."""
     told_by = [(node.get("message") or "", node.text or "") for node in suite.iter("skipped")]
     return list(dict.fromkeys(text if message == "collection skipped" else message for message, text in told_by))
@@ -194,7 +159,13 @@ def deep_is_fast(found: Found, step: str) -> Measured | str | None:
     return Measured(f"{stock / ours:.2f}× ({ours:.0f} µs, {layout.replace('_', ' ')})", stock > ours)
 
 
-def times(found: Found, step: str) -> dict[int, dict[str, float]]:
+Chosen = Callable[[str], bool]
+"""Whether a form, by its name, is meant."""
+ByBatch = Mapping[int, Mapping[str, float]]
+"""Milliseconds by form."""
+
+
+def times(found: Found, step: str) -> ByBatch:
     """Milliseconds by batch and form, of an ``engines-…`` step, and of its partner if both measured in turns."""
     names = (step,) if is_apart(found, step) else (step, partner_of(step))
     rows = [row for name in names for row in told(found.json(name), "timings") or ()]
@@ -216,39 +187,43 @@ def is_rewritten(form: str) -> bool:
     return form not in (PLAIN, INT8) and not is_torch(form)
 
 
-def fastest(forms: Mapping[str, float], chosen: Callable[[str], bool]) -> tuple[float, str] | None:
+def fastest(forms: Mapping[str, float], chosen: Chosen) -> tuple[float, str] | None:
     """Milliseconds and name of the fastest of the forms chosen."""
     return min(((ms, form) for form, ms in forms.items() if chosen(form)), default=None)
 
 
-def beside(chosen: Callable[[str], bool], other: Callable[[str], bool], bound: float) -> Judge:
+def faster(by_batch: ByBatch, chosen: Chosen, other: Chosen, bound: float) -> Measured | None:
+    """Where it is most, the fastest form chosen is ``bound`` times as fast as the fastest other of that batch."""
+    ratios = []
+    for batch, forms in by_batch.items():
+        mine, theirs = fastest(forms, chosen), fastest(forms, other)
+        if mine and theirs:
+            ratios.append((theirs[0] / mine[0], f"({mine[1]} over {theirs[1]}, batch {batch})"))
+    ratio, which = max(ratios, default=(None, ""))
+    return None if ratio is None else Measured(f"{ratio:.2f}× {which}", ratio >= bound)
+
+
+def beside(chosen: Chosen, other: Chosen, bound: float) -> Judge:
     """At a large batch, the fastest form chosen is ``bound`` times as fast as the fastest other."""
 
     def judge(found: Found, step: str) -> Measured | str | None:
-        ratios = []
-        for batch, forms in times(found, step).items():
-            mine, theirs = fastest(forms, chosen), fastest(forms, other)
-            if mine and theirs:
-                ratios.append((theirs[0] / mine[0], f"({mine[1]} over {theirs[1]}, batch {batch})"))
-        if not ratios:
-            left_out = told(found.json(step), "left_out") or {}
-            return next((f"{form}: {why}" for form, why in left_out.items() if chosen(form) or other(form)), None)
-        ratio, which = max(ratios)
-        return Measured(f"{ratio:.2f}× {which}", ratio >= bound)
+        left_out = told(found.json(step), "left_out") or {}
+        why = next((f"{form}: {why}" for form, why in left_out.items() if chosen(form) or other(form)), None)
+        return faster(times(found, step), chosen, other, bound) or why
 
     return judge
 
 
 def beside_torch(found: Found, step: str) -> Measured | str | None:
-    """A rewritten engine is 1.3 times as fast as PyTorch, which is its best only where each of its modes was timed."""
+    """A rewritten engine is 1.3 times as fast as PyTorch, at a batch at which each of its modes was timed."""
     if is_apart(found, step):
         return APART
-    seen = beside(is_rewritten, is_torch, 1.3)(found, step)
-    timed = {form for forms in times(found, step).values() for form in forms}
-    missing = [mode for mode in MODES if f"torch {mode}" not in timed]
-    if isinstance(seen, Measured) and seen.holds and missing:
-        return f"{seen.text}, but without {' and '.join(missing)}: more --minutes let it be compiled"
-    return seen
+    every = times(found, step)
+    whole = {batch: forms for batch, forms in every.items() if forms.keys() >= COMPILED}
+    sure, seen = (faster(by_batch, is_rewritten, is_torch, 1.3) for by_batch in (whole, every))
+    if seen and seen.holds and not (sure and sure.holds):
+        return f"{seen.text}, but not beside {' and '.join(sorted(COMPILED))}: more --minutes let them be compiled"
+    return sure if sure and sure.holds else seen
 
 
 def agreement(seen: float, half: float | None, of: str = "") -> Measured:

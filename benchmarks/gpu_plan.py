@@ -21,7 +21,7 @@ from gpu_site import (
     user_command,
 )
 from probe import Python
-from rewrites_tensorrt import INT8, ONE_KERNEL
+from rewrites_tensorrt import BATCHES, EAGER, INT8, ONE_KERNEL, compiled
 from stepwise import Lane, Step, Wave
 
 __all__ = ["FIRST", "FURTHER", "plan"]
@@ -222,6 +222,7 @@ def prepared(site: Site, mode: str, limit_s: float) -> Step:
         limit_s=limit_s,
         reads=(site.work / "paper.safetensors", site.work / "reference.npz"),
         uses=(TRAINER / "unetsharp_trainer" / "network",),
+        writes=tuple(compiled(site.work, mode, batch) for batch in BATCHES),
         lacking=site.torch.lacking(*NETWORK_ON_GPU),
     )
 
@@ -239,12 +240,13 @@ def race_of_engines(site: Site, name: str, sets: Sequence[str], modes: Sequence[
         writes=(work / f"engines-{name}.json",),
         lacking=site.tensorrt.lacking("tensorrt", *ON_GPU, "onnx"),
     )
+    ready = [compiled(work, mode, batch) for mode in modes if mode != EAGER for batch in BATCHES]
     torch = Step(
         name=f"torch-{name}",
         command=script(site.torch, "rewrites_tensorrt", "torch", work, name, "--modes", *modes),
         limit_s=400,
         reads=(reference, work / "paper.safetensors"),
-        uses=(TRAINER / "unetsharp_trainer" / "network", *code),
+        uses=(TRAINER / "unetsharp_trainer" / "network", *code, *ready),
         writes=(work / f"torch-{name}.json",),
         lacking=site.torch.lacking(*NETWORK_ON_GPU),
     )

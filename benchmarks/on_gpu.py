@@ -25,12 +25,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bars import BARS, Found, Verdict, verdict_on
+from bars import BARS, Verdict, verdict_on
 from evidence import ROOT, evidence, portable, write_json
 from gpu_plan import plan
 from gpu_site import Site
 from probe import Python
-from stepwise import Budget, Conductor, Step, Wave
+from stepwise import Budget, Conductor, Found, Step, Wave
 from unetsharp import machine
 
 ROOTS = ("engines", "trainer", "toolkit", "tests", "benchmarks")

@@ -6,6 +6,7 @@
     python benchmarks/rewrites_tensorrt.py network WORK          → WORK/paper.safetensors, WORK/reference.npz
     python benchmarks/rewrites_tensorrt.py export WORK SET...    → WORK/SET.onnx, one per set of rewrites
     python benchmarks/rewrites_tensorrt.py build WORK SET        → WORK/SET.plan
+    python benchmarks/rewrites_tensorrt.py torch WORK prepare    → PyTorch's cache, and WORK/compiled-MODE-BATCH
     python benchmarks/rewrites_tensorrt.py engines WORK ROUND SET...  } side by side, in turns
     python benchmarks/rewrites_tensorrt.py torch WORK ROUND           } → WORK/engines-ROUND.json, WORK/torch-ROUND.json
     python benchmarks/rewrites_tensorrt.py layers WORK SET...    → WORK/layers.json
@@ -35,7 +36,8 @@ LAYERS_AT = 16
 """Batch size at which layers are profiled."""
 SLOWEST = 20
 """Layers told one by one."""
-MODES = ("eager", "reduce-overhead", "max-autotune")
+EAGER = "eager"
+MODES = (EAGER, "reduce-overhead", "max-autotune")
 PREPARE = "prepare"
 """The round that times nothing."""
 INT8 = "int8"
@@ -261,7 +263,7 @@ def layer_table(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def time_torch(arguments: argparse.Namespace) -> None:
-    """Time PyTorch in FP16, channels last: eager and compiled. ``prepare``, as a round, compiles and times nothing."""
+    """Time PyTorch in FP16, channels last: eager, and as ``prepare``, a round that times nothing, has compiled it."""
     import torch
 
     from unetsharp_trainer.network import load_weights
@@ -273,13 +275,16 @@ def time_torch(arguments: argparse.Namespace) -> None:
     image = torch.from_numpy(reference["image"]).cuda().half().to(memory_format=torch.channels_last)
     forms: Forms = {}
     with torch.inference_mode():
-        for mode, batch in itertools.product(arguments.modes, reversed(BATCHES)):
+        for mode, batch in torch_forms(work, arguments.round, arguments.modes):
             start = time.perf_counter()
             try:
                 forms[f"torch {mode}", batch] = torch_form(network.logits, image[:batch].clone(), mode)
             except RuntimeError as error:  # out of memory, or a compiler's
                 print(f"torch {mode}, batch {batch}: {error}", flush=True)
+                continue
             print(f"torch {mode}, batch {batch}: ready in {time.perf_counter() - start:.0f} s", flush=True)
+            if arguments.round == PREPARE:
+                compiled(work, mode, batch).touch()
         if arguments.round == PREPARE:
             return
         me, partner = f"torch-{arguments.round}", f"engines-{arguments.round}"
@@ -288,11 +293,22 @@ def time_torch(arguments: argparse.Namespace) -> None:
         timed(forms, work, work / f"{me}.json", {"torch": torch.__version__, "alone": alone, "accuracy": seen})
 
 
+def torch_forms(work: Path, name: str, modes: Sequence[str]) -> list[tuple[str, int]]:
+    """Modes and batch sizes of a round, the largest first. What was not compiled before would keep engines waiting."""
+    every = itertools.product(modes, reversed(BATCHES))
+    return [(m, b) for m, b in every if name == PREPARE or m == EAGER or compiled(work, m, b).exists()]
+
+
+def compiled(work: Path, mode: str, batch: int) -> Path:
+    """The file that says that PyTorch's cache holds a form."""
+    return work / f"compiled-{mode}-{batch}"
+
+
 def torch_form(logits: Callable[[Any], Any], image: Any, mode: str) -> Callable[[int], float]:
     """A function that runs the network n times and gives milliseconds."""
     import torch
 
-    call = logits if mode == "eager" else torch.compile(logits, mode=mode, dynamic=False)
+    call = logits if mode == EAGER else torch.compile(logits, mode=mode, dynamic=False)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def run(times: int) -> float:

@@ -16,12 +16,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from evidence import ROOT, write_json
 from turns import announce
 from unetsharp_engines.files import sha256_of
 
-__all__ = ["Budget", "Conductor", "Lane", "Outcome", "Step", "Wave"]
+__all__ = ["Budget", "Conductor", "Found", "Lane", "Outcome", "Step", "Wave"]
 
 USUAL_MINUTES = 25
 """A run's budget, to which the steps' limits belong."""
@@ -82,6 +83,39 @@ class Outcome:
     def ran(self) -> bool:
         """Whether what it left, if anything, is from what is there now."""
         return self.state != "not run"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The results of a run's steps. One that did not run has none, whatever an earlier run left."""
+
+    work: Path
+    outcomes: Mapping[str, Outcome]
+
+    def json(self, step: str) -> Any:
+        """What the step wrote; None without."""
+        text = self._text(step, self.work / f"{step}.json")
+        return None if text is None else json.loads(text)
+
+    def log(self, step: str) -> str:
+        """What the step said; empty without."""
+        return self._text(step, self.work / "logs" / f"{step}.log") or ""
+
+    def tests(self, step: str) -> Any:
+        """JUnit's account of a step's tests; None without, and of one that was cut off."""
+        text = self._text(step, self.work / f"{step}.xml")
+        try:
+            return None if text is None else ElementTree.fromstring(text).find("testsuite")
+        except ElementTree.ParseError:
+            return None
+
+    def outcome(self, step: str) -> Outcome:
+        """What became of the step."""
+        return self.outcomes.get(step, Outcome(state="not run", reason="the run ended before it"))
+
+    def _text(self, step: str, path: Path) -> str | None:
+        is_there = self.outcome(step).ran and path.exists()
+        return path.read_text(encoding="utf-8", errors="replace") if is_there else None
 
 
 class Budget:

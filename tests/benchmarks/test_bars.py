@@ -15,8 +15,8 @@ import bars
 import int8_placements
 import rewrites_tensorrt
 import turns
-from bars import BARS, Found, Verdict, verdict_on
-from stepwise import Outcome
+from bars import BARS, Verdict, verdict_on
+from stepwise import Found, Outcome
 from unetsharp_engines.cuda.deep import DEEP_KERNELS
 
 DONE = Outcome(state="done", exit_code=0, seconds=12.0)
@@ -213,9 +213,27 @@ class TestEngines:
         seen = verdict(COMPILED, tmp_path, engines_all=late)
         assert (seen.verdict, seen.measured) == ("NOT RUN", "")
         ratio = "1.40× (tail-less over torch reduce-overhead, batch 16)"
-        assert seen.reason.startswith(f"{ratio}, but without max-autotune")
+        assert seen.reason.startswith(f"{ratio}, but not beside torch max-autotune and torch reduce-overhead")
         self.timed(tmp_path, "torch-first", 16, EAGER=50, REDUCE_OVERHEAD=12)
         assert verdict(COMPILED, tmp_path, engines_all=late).verdict == "MISSED"
+
+    @pytest.mark.parametrize(
+        ("milliseconds", "expected"),
+        [
+            (14.0, ("1.40× (tail-less over torch max-autotune, batch 64)", "MET", "")),
+            (12.0, ("", "NOT RUN", "2.00× (tail-less over torch reduce-overhead, batch 16), but not beside")),
+        ],
+    )
+    def test_a_batch_at_which_every_mode_was_timed_decides(
+        self, tmp_path: Path, milliseconds: float, expected: tuple[str, str, str]
+    ) -> None:
+        partly = {"tail-less": 10.0, "torch reduce-overhead": 20.0}
+        whole = {"tail-less": 10.0, "torch reduce-overhead": 15.0, "torch max-autotune": milliseconds}
+        batches = ((16, partly), (64, whole))
+        rows = [{"form": form, "batch": b, "ms_median": ms} for b, forms in batches for form, ms in forms.items()]
+        put(tmp_path / "engines-all.json", {"timings": rows})
+        *told, reason = verdict(COMPILED, tmp_path)[2:]
+        assert tuple(told) == expected[:2] and reason.startswith(expected[2])
 
     @pytest.mark.parametrize("side", ["engines", "torch"])
     def test_those_that_did_not_meet_are_not_compared(self, tmp_path: Path, side: str) -> None:

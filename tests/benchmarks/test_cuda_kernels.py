@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import cuda_kernels
-from bars import BARS, KERNELS, Found, verdict_on
+from bars import BARS, KERNELS, verdict_on
 from cuda_tiles import hostile_tiles
-from stepwise import Outcome
+from stepwise import Found, Outcome
 from support.cuda_emulator import emulated_kernels
 from support.cuda_machine import Machine
 

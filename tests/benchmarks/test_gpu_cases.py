@@ -10,9 +10,9 @@ import pytest
 import end_to_end
 import rewrites_tensorrt
 import turns
-from bars import BARS, Found, Verdict, verdict_on
+from bars import BARS, Verdict, verdict_on
 from gpu_engine import Engines
-from stepwise import Outcome
+from stepwise import Found, Outcome
 from support.fake_cuda import Gpu
 from support.fake_tensorrt import install, logits_of, network
 from support.strict_tensorrt import VERSIONS
@@ -123,6 +123,14 @@ def test_the_race_takes_the_batch_that_was_fastest(work: Path, monkeypatch: pyte
     with pytest.raises(StoppedError):
         end_to_end.race_torch(np.zeros((1, SIDE, SIDE, 3), np.uint8), work)
     assert taken == [128]
+
+
+def test_what_was_not_compiled_before_keeps_no_engine_waiting(tmp_path: Path) -> None:
+    modes = ("eager", "max-autotune")
+    every = [(mode, batch) for mode in modes for batch in (64, 16, 1)]
+    assert rewrites_tensorrt.torch_forms(tmp_path, "prepare", modes) == every
+    rewrites_tensorrt.compiled(tmp_path, "max-autotune", 64).touch()
+    assert rewrites_tensorrt.torch_forms(tmp_path, "all", modes) == every[:4]
 
 
 def test_layers_are_summed_by_kind() -> None:
