@@ -135,8 +135,14 @@ def test_the_command(tmp_path: Path, folder: Path):
 def test_a_result_that_cannot_be_written_is_not_lost(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
     source, out = read_source(painter(tmp_path / "m.onnx", hard=True)), tmp_path / "int8.onnx"
     first = quantize_source(source, folder, SETTINGS, QUIET, state=out)  # and then the disk is full
+    judge = HeldOut.drift
     monkeypatch.setattr(HeldOut, "drift", None)  # nothing is judged again
     assert quantize_source(source, folder, SETTINGS, QUIET, state=out).content == first.content
+    monkeypatch.setattr("unetsharp.quantize.quantizer.code_sha256", lambda: "of a program that was mended")
+    judged: list[int] = []
+    monkeypatch.setattr(HeldOut, "drift", lambda *given: judged.append(1) or judge(*given))
+    assert quantize_source(source, folder, SETTINGS, QUIET, state=out).content == first.content
+    assert judged
     forget(out)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
@@ -256,3 +262,6 @@ def test_trials_are_measured_once_and_taken_up_again(tmp_path: Path):
     assert measured == [2]
     Trials(measure, path, "another network")(2)
     assert measured == [2, 2]
+    path.write_text("")  # as a computer that lost its power may leave it
+    Trials(measure, path, "another network")(2)
+    assert measured == [2, 2, 2]

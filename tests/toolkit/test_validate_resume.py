@@ -18,7 +18,7 @@ import pytest
 from support.painted_folds import TruthAndSaid
 from support.painter_network import painter
 from support.two_networks import SQUARES, Changed, chain, painted_fold, same, step, swapped
-from unetsharp import machine
+from unetsharp import machine, own_code
 from unetsharp.build.pipeline import BuildOptions, build_bundle
 from unetsharp.cli.output import Output, Verbosity
 from unetsharp.validate import observing
@@ -112,7 +112,7 @@ def test_another_network_or_other_data_start_anew(fold: Fold, tmp_path: Path) ->
     assert Counted.tiles == 2 * (1 + 1)
 
 
-@pytest.mark.parametrize("what", [(machine, "processor_name"), (observing, "_code")])
+@pytest.mark.parametrize("what", [(machine, "processor_name"), (observing, "code_sha256")])
 def test_another_processor_or_program_starts_anew(
     fold: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: tuple[Any, str]
 ) -> None:
@@ -125,13 +125,13 @@ def test_another_processor_or_program_starts_anew(
 
 
 def test_a_program_is_known_by_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = observing._code()
-    monkeypatch.setattr(observing, "files", lambda _: tmp_path)
+    ours = own_code.code_sha256()
+    monkeypatch.setattr(own_code, "files", lambda _: tmp_path)
     seen = {ours}
     for content in (b"1", b"2"):
         (tmp_path / "inner").mkdir(exist_ok=True)
         (tmp_path / "inner" / "module.py").write_bytes(content)
-        seen.add(observing._code())
+        seen.add(own_code.code_sha256())
     assert len(seen) == 3
 
 

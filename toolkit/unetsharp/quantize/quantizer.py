@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unetsharp.build.source import Source
 from unetsharp.cli.output import Advance, Output
 from unetsharp.evaluate.run import stain_as_trained
+from unetsharp.own_code import code_sha256
 from unetsharp.quantize.drift import Budget, Drift, HeldOut, tiles_of
 from unetsharp.quantize.repair import LayerCost, Trials, cheapest_first, fewest
 from unetsharp.quantize.selection import Selection, candidates, select, split_folds
@@ -298,7 +299,7 @@ class _Job:
 
     def _key(self, selection: Selection) -> str:
         source = hashlib.sha256(self.source.content).hexdigest()
-        return f"{source} {selection.sha256} {self.settings.runtime} {__version__}"
+        return f"{source} {selection.sha256} {self.settings.runtime} {code_sha256()}"
 
     def _file(self, suffix: str) -> Path | None:
         return None if self.state is None else state_file(self.state, suffix)

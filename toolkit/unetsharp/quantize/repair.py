@@ -61,7 +61,10 @@ class Trials:
 def _read(path: Path, key: str) -> dict[int, Drift]:
     if not path.is_file():
         return {}
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # a computer that lost its power may leave it empty
+        return {}
     return {int(n): Drift(**fields) for n, fields in saved["trials"].items()} if saved["key"] == key else {}
 
 

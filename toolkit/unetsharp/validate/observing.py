@@ -1,7 +1,6 @@
 """One pass over the patches: every network of the chain runs once on each, and all that is to be known is counted."""
 
 import dataclasses
-import hashlib
 import heapq
 import statistics
 import time
@@ -9,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import numpy.typing as npt
 
 from unetsharp import machine
 from unetsharp.evaluate.run import stain_as_trained
+from unetsharp.own_code import code_sha256
 from unetsharp.validate.chain import Chain, Step
 from unetsharp.validate.journal import remembered
 from unetsharp.validate.tally import PairTally, Patch, Shown, StepTally, compare, count, of_network
@@ -32,8 +31,6 @@ WORST = 10
 
 _JUDGES = ("numpy", "scipy", "scikit-image")
 """Packages that make nuclei of logits and judge them."""
-
-_OURS = ("unetsharp", "unetsharp_trainer", "unetsharp_engines")
 
 _NO_PIXELS = np.empty((2, 0, 0), np.uint8)
 
@@ -180,14 +177,7 @@ def _identity(running: Sequence[_Running]) -> list[object]:
     The processor is part of it: times are its own, and so is the order of sums.
     """
     networks = [[r.step.sha256, r.runtime.name, r.runtime.version, r.runtime.device] for r in running]
-    return [_code(), {name: version(name) for name in _JUDGES}, machine.processor_name(), networks]
-
-
-def _code() -> str:
-    """Hash of this program itself: from one commit to the next its version stays the same."""
-    paths = sorted(path for name in _OURS for path in Path(str(files(name))).rglob("*"))
-    sources = [path.read_bytes() for path in paths if path.suffix in (".py", ".cu", ".cuh")]
-    return hashlib.sha256(b"".join(sources)).hexdigest()
+    return [code_sha256(), {name: version(name) for name in _JUDGES}, machine.processor_name(), networks]
 
 
 def _worst(patch: Patch, seen: Shown) -> WorstPatch:
