@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,8 +30,6 @@ from unetsharp_engines.stain import IDENTITY, StainPlan
 
 ASSETS = Path(unetsharp.__file__).parent / "assets"
 PROGRAM = str(Path(sys.executable).with_name("unetsharp"))
-SHARED = Path(os.environ.get("UNETSHARP_SHARED", Path(__file__).parents[3] / "shared"))
-SLIDE = SHARED / "data" / "slides" / "CMU-1-Small-Region.svs"
 
 
 DISCS: list[Disc] = [(40, 40, 12, "Neoplastic"), (90, 50, 10, "Inflammatory"), (60, 95, 11, "Connective")]
@@ -381,24 +378,3 @@ def test_the_installed_command_with_what_ships(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pictures"][0]["width"] == 131
     assert "ship" in done.stderr, "says that it took the weights that ship"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not SLIDE.is_file(), reason=f"{SLIDE} is not there")
-def test_a_real_slides_region(tmp_path: Path) -> None:
-    region = tifffile.imread(SLIDE, key=0)[2000:2400, 1000:1400]
-    save(tmp_path / "region.png", region)
-    about = "Aperio Image Library v11.2.1|AppMag = 20|MPP = 0.4990"
-    tifffile.imwrite(tmp_path / "slide.svs", region, tile=(240, 240), photometric="rgb", description=about)
-    for words in (["region.png", "--mpp", "0.499", "-o", "a"], ["slide.svs", "-o", "b"]):
-        done = subprocess.run([PROGRAM, "infer", *words], capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    picture, slide = (json.loads((tmp_path / folder / "run.json").read_text("utf-8"))["pictures"][0] for folder in "ab")
-    assert sum(picture["counts"].values()) > 20
-    assert slide["counts"] == picture["counts"]
-    assert (slide["mpp"], slide["mpp_from"]) == (0.499, "file")
-    outlines = [
-        [feature["geometry"] for feature in json.loads((tmp_path / name).read_text())["features"]]
-        for name in ("a/region.geojson", "b/slide.geojson")
-    ]
-    assert outlines[0] == outlines[1]

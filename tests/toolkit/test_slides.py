@@ -1,7 +1,6 @@
-"""Slides are read by regions, segmented field by field, and give what a picture of them gives."""
+"""Slides are segmented field by field, and give what a picture of them gives."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,217 +18,22 @@ from typer.testing import CliRunner, Result
 import unetsharp.runtimes
 from support.painted import painted
 from support.real_tiles import dsb_tiles
+from support.slide_files import NOISE, save_slide
 from unetsharp.infer import fields
 from unetsharp.infer.box import Box
-from unetsharp.infer.images import Slide, open_slide, read_picture
-from unetsharp.infer.images.openslide_slide import OpenSlideSlide
+from unetsharp.infer.images import Slide
 from unetsharp.infer.nuclei import Nucleus
 from unetsharp.infer.resolution import Scale
 from unetsharp.infer.tiling import Grid
 from unetsharp.infer.unfinished import Unfinished
 from unetsharp.outputs import mask
 from unetsharp_engines.contract import CLASSES
-from unetsharp_engines.errors import InputError, MissingCapabilityError
+from unetsharp_engines.errors import InputError
 from unetsharp_engines.model_info import ModelInfo
 from unetsharp_engines.runtimes.fake import FakeRuntime
 from unetsharp_engines.stain import StainPlan, StainTransform, estimate
 
-SHARED = Path(os.environ.get("UNETSHARP_SHARED", Path(__file__).parents[3] / "shared"))
-SLIDE = SHARED / "data" / "slides" / "CMU-1-Small-Region.svs"
 INFO = ModelInfo(name="painter", encoder="none", width=1, train_size=256)
-NOISE = np.random.default_rng(5).integers(0, 256, (230, 310, 3), dtype=np.uint8)
-
-
-def save_slide(path: Path, picture: npt.NDArray[np.uint8], *, mpp: float | None = None, **options: Any) -> Path:
-    """A pyramid of two levels in tiles, as bio-formats and vips write them."""
-    stated = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
-    common = {"photometric": "rgb", "tile": (64, 48), **stated, **options}
-    with tifffile.TiffWriter(path) as file:
-        file.write(picture, subifds=1, **common)
-        file.write(picture[::2, ::2], subfiletype=1, **common)
-    return path
-
-
-def opened(path: Path) -> Slide:
-    slide = open_slide(path)
-    assert slide is not None
-    return slide
-
-
-# ---- reading ------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_a_region_is_that_part_of_the_picture(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    with opened(save_slide(tmp_path_factory.mktemp("slide") / "x.tif", NOISE)) as slide:
-        assert slide.levels == ((230, 310), (115, 155))
-        level = data.draw(st.integers(0, 1))
-        rows, columns = slide.levels[level]
-        top, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
-        height, width = data.draw(st.integers(1, rows - top)), data.draw(st.integers(1, columns - left))
-        whole = NOISE[:: level + 1, :: level + 1]
-        assert np.array_equal(
-            slide.read(top, left, height, width, level), whole[top : top + height, left : left + width]
-        )
-
-
-@pytest.mark.parametrize(
-    "options", [{"compression": "zlib"}, {"bigtiff": True}, {"byteorder": ">"}, {"compression": "jpeg"}]
-)
-def test_encodings_of_slides(tmp_path: Path, options: dict[str, Any]) -> None:
-    writer = {name: options.pop(name) for name in ("bigtiff", "byteorder") if name in options}
-    with tifffile.TiffWriter(tmp_path / "x.tif", **writer) as file:
-        file.write(NOISE, photometric="rgb", tile=(64, 64), **options)
-    with opened(tmp_path / "x.tif") as slide:
-        assert np.array_equal(slide.read(0, 0, 230, 310), read_picture(tmp_path / "x.tif").pixels)
-        assert np.array_equal(slide.read(70, 60, 9, 200), read_picture(tmp_path / "x.tif").pixels[70:79, 60:260])
-
-
-def test_the_overview_is_the_average_of_the_level_that_suits(tmp_path: Path) -> None:
-    smooth = np.asarray(Image.fromarray(NOISE).resize((800, 600), Image.Resampling.BICUBIC))
-    with opened(save_slide(tmp_path / "x.tif", smooth)) as slide:
-        assert slide.overview(4000).shape == smooth.shape
-        assert np.array_equal(slide.overview(400), smooth[::2, ::2])
-        small = slide.overview(100)
-        assert small.shape == (75, 100, 3)
-        blocks = smooth[::2, ::2].reshape(75, 4, 100, 4, 3).mean(axis=(1, 3))
-        assert np.abs(small - blocks).max() <= 1
-
-
-def test_tiles_that_the_scanner_left_out_are_white(tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
-        tiles = [np.zeros((64, 64, 3), np.uint8), None, None, None]
-        file.write(
-            iter(tiles), shape=(128, 128, 3), dtype=np.uint8, tile=(64, 64), photometric="rgb", compression="zlib"
-        )
-    with opened(tmp_path / "x.tif") as slide:
-        region = slide.read(0, 0, 128, 128)
-    assert not region[:64, :64].any()
-    assert (region[:64, 64:] == 255).all()
-    assert (region[64:] == 255).all()
-
-
-@pytest.mark.parametrize("options", [{"tile": None}, {"tile": (64, 64), "planarconfig": "separate"}])
-def test_other_tiffs_are_read_whole(tmp_path: Path, options: dict[str, Any]) -> None:
-    samples = NOISE if options["tile"] is None else np.moveaxis(NOISE, -1, 0)
-    tifffile.imwrite(tmp_path / "x.tif", samples, photometric="rgb", **options)
-    assert open_slide(tmp_path / "x.tif") is None
-    assert np.array_equal(read_picture(tmp_path / "x.tif").pixels, NOISE)
-
-
-def test_a_damaged_slide_is_one_line(tmp_path: Path) -> None:
-    path = save_slide(tmp_path / "x.tif", NOISE, compression="zlib")
-    content = bytearray(path.read_bytes())
-    with tifffile.TiffFile(path) as file:
-        start = file.pages.first.dataoffsets[7]
-    content[start : start + 40] = bytes(40)
-    path.write_bytes(bytes(content))
-    with opened(path) as slide, pytest.raises(InputError, match=r"x\.tif: damaged") as caught:
-        slide.read(0, 0, 230, 310)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("said", "mpp"), [("MPP = 0.4990", 0.499), ("MPP = 0,5", None), ("Date = 1", None)])
-def test_the_resolution_of_an_aperio_slide(tmp_path: Path, said: str, mpp: float | None) -> None:
-    about = f"Aperio Image Library v11.2.1 \r\n46000x32914|AppMag = 20|{said}|Left = 25.691574"
-    tifffile.imwrite(tmp_path / "x.svs", NOISE, photometric="rgb", tile=(64, 64), description=about)
-    with opened(tmp_path / "x.svs") as slide:
-        assert slide.mpp == mpp
-
-
-@pytest.mark.skipif(not SLIDE.is_file(), reason=f"{SLIDE} is not here")
-def test_the_real_slide_is_what_openslide_reads() -> None:
-    whole = tifffile.imread(SLIDE)
-    with opened(SLIDE) as slide:
-        assert (slide.height, slide.width, slide.mpp) == (*whole.shape[:2], 0.499)
-        assert np.array_equal(slide.read(300, 1100, 1500, 1120), whole[300:1800, 1100:2220])
-        pytest.importorskip("openslide")
-        with OpenSlideSlide(SLIDE) as reference:
-            assert (reference.levels, reference.mpp) == (slide.levels, slide.mpp)
-            assert np.array_equal(reference.read(300, 1100, 1500, 1120), whole[300:1800, 1100:2220])
-
-
-def test_openslide_reads_what_tifffile_reads(tmp_path: Path) -> None:
-    pytest.importorskip("openslide")
-    picture = np.repeat(np.repeat(NOISE, 2, 0), 2, 1)
-    path = tmp_path / "x.tif"
-    tifffile.imwrite(path, picture, photometric="rgb", tile=(64, 64))
-    with OpenSlideSlide(path) as slide, opened(path) as same:
-        assert slide.levels == same.levels
-        assert np.array_equal(slide.read(11, 70, 300, 400), same.read(11, 70, 300, 400))
-
-
-class FakeOpenSlide:
-    """A slide of 100 by 60 pixels of which 40 by 30 were scanned, as MRXS has them."""
-
-    dimensions = (100, 60)
-    level_downsamples = (1.0, 2.0)
-    properties = {  # noqa: RUF012
-        "openslide.bounds-x": "20", "openslide.bounds-y": "10", "openslide.bounds-width": "40",
-        "openslide.bounds-height": "30", "openslide.mpp-x": "0.25", "openslide.mpp-y": "0.251",
-    }  # fmt: skip
-
-    def __init__(self, _path: Path) -> None:
-        self.asked: list[Any] = []
-
-    @classmethod
-    def detect_format(cls, path: Path) -> str | None:
-        return None if path.suffix == ".zvi" else "mirax"
-
-    def read_region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        if corner == (21, 11):
-            raise FakeModule.OpenSlideError("a tile is missing")
-        return Image.new("RGBA", size, (corner[0], corner[1], level, 255 if level == 0 else 0))
-
-    def close(self) -> None:
-        pass
-
-
-class FakeModule:
-    class OpenSlideError(Exception):
-        pass
-
-    OpenSlide = FakeOpenSlide
-    __library_version__ = "4.0.0"
-
-
-def test_scanned_bounds_are_the_slide_as_in_qupath(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openslide", FakeModule)
-    with opened(tmp_path / "x.mrxs") as slide:
-        assert (slide.levels, slide.mpp) == (((30, 40), (15, 20)), 0.25)
-        assert slide.read(3, 5, 4, 6).shape == (4, 6, 3)
-        assert slide.read(3, 5, 4, 6)[0, 0].tolist() == [25, 13, 0]
-        assert (slide.read(3, 5, 4, 6, 1) == 255).all(), "what was not scanned is white"
-        with pytest.raises(InputError, match="a tile is missing"):
-            slide.read(1, 1, 4, 6)
-    with pytest.raises(InputError, match=r"OpenSlide 4\.0\.0"):
-        open_slide(tmp_path / "x.zvi")
-
-
-def test_a_scanners_format_without_openslide_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "openslide", None)
-    with pytest.raises(MissingCapabilityError, match=r"pip install 'unetsharp\[wsi\]'"):
-        open_slide(tmp_path / "x.ndpi")
-
-
-def test_colours_that_tifffile_does_not_convert_are_left_to_openslide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "old.svs"
-    tifffile.imwrite(path, NOISE, photometric="rgb", tile=(64, 64))
-    with tifffile.TiffFile(path, mode="r+b") as file:
-        file.pages.first.tags["Compression"].overwrite(int(tifffile.COMPRESSION.APERIO_JP2000_YCBC))
-    monkeypatch.setitem(sys.modules, "openslide", FakeModule)
-    with opened(path) as slide:
-        assert isinstance(slide, OpenSlideSlide)
-    monkeypatch.setitem(sys.modules, "openslide", None)
-    with pytest.raises(MissingCapabilityError, match="wsi"):
-        open_slide(path)
-    with pytest.raises(InputError, match="only OpenSlide"):
-        read_picture(path)
 
 
 # ---- fields -------------------------------------------------------------------------------------------------------
@@ -243,7 +47,7 @@ def test_fields_share_the_slide_and_see_the_slides_own_tiles(height: int, width:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fields, "FIELD", side)
         whole = Grid.over((height, width), tile=256, overlap=overlap)
-        found = fields.fields_of(whole)
+        found = list(fields.fields_of(whole))
     owners = np.zeros((height, width), np.uint8)
     for field in found:
         owners[field.core.within(Box(0, 0, height, width))] += 1
@@ -327,6 +131,41 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     assert not list(Unfinished(folder, fingerprint="b", classes_of=(20, 30), resume=True).nuclei)
     Unfinished(folder, fingerprint="b", classes_of=(20, 30), resume=False).remove()
     assert not folder.exists()
+
+
+def test_a_stop_while_it_is_removed_leaves_nothing_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "x.unfinished"
+    kept = Unfinished(folder, fingerprint="a", classes_of=(20, 30), resume=True)
+    kept.store(0, [], None, Box(0, 0, 20, 30))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", stopping_after(2, Path.unlink))
+        kept.remove()
+    again = Unfinished(folder, fingerprint="a", classes_of=(20, 30), resume=True)
+    assert not again.has(0)
+    again.store(0, [], np.ones((20, 30), np.uint8), Box(0, 0, 20, 30))
+
+
+def stopping_after(calls: int, function: Callable[..., None]) -> Callable[..., None]:
+    """``function``, but Ctrl-C comes with the call behind ``calls``."""
+    left = iter(range(calls))
+
+    def called(*arguments: Any, **options: Any) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        function(*arguments, **options)
+
+    return called
+
+
+def test_what_a_killed_run_and_others_left_does_not_stop_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "x.unfinished"
+    kept = Unfinished(folder, fingerprint="a", classes_of=None, resume=True)
+    (folder / ".field-000003-abc.npz").touch()  # by a kill while it was written
+    (folder / ".DS_Store").touch()  # as a Mac leaves it anywhere
+    kept.remove()
+    assert [path.name for path in folder.iterdir()] == [".DS_Store"]
 
 
 def test_classes_that_the_disk_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -439,6 +278,16 @@ def test_what_was_unfinished_is_begun_anew_without_resume(infer: Infer, tmp_path
     assert whole.tiles == Grid.over((900, 1100), tile=256).tiles + extra_tiles((900, 1100))
 
 
+def test_what_another_device_began_is_begun_anew(infer: Infer, tmp_path: Path) -> None:
+    path = save_slide(tmp_path / "slide.tif", full_of_nuclei(1300, 300), mpp=0.25)
+    assert infer(path, "--formats", "csv", runtime=Counting(interrupt=3)).exit_code == 130
+    assert list((tmp_path / "out" / "slide.unfinished").glob("field-*.npz"))
+    elsewhere = Counting()
+    elsewhere.device = "cuda"
+    assert infer(path, "--formats", "csv", "--resume", runtime=elsewhere).exit_code == 0
+    assert elsewhere.tiles == Grid.over((1300, 300), tile=256).tiles + extra_tiles((1300, 300))
+
+
 def extra_tiles(size: tuple[int, int]) -> int:
     """Tiles that neighbouring fields both run."""
     whole = Grid.over(size, tile=256)
@@ -480,7 +329,7 @@ def test_memory_is_bounded_by_fields(infer: Infer, tmp_path: Path, monkeypatch: 
 
     path = save_slide(tmp_path / "x.tif", np.full((3000, 3600, 3), 243, np.uint8), mpp=0.25, compression="zlib")
     monkeypatch.setattr(Slide, "read", watched)
-    monkeypatch.setattr("unetsharp.infer.images.slide._STRIP_PIXELS", 100_000)
+    monkeypatch.setattr("unetsharp.infer.images.slide._BLOCK_PX", 300)
     assert infer(path, "--formats", "csv", runtime=Counting()).exit_code == 0
     assert len(asked) > 50
     assert max(asked) < (600 + 2 * 256) ** 2

@@ -19,7 +19,6 @@ from unetsharp.infer.tiling import Grid, overlap_of
 from unetsharp.infer.unfinished import Unfinished
 from unetsharp.outputs import geojson, mask, overlay, record, tables
 from unetsharp.outputs.folder import check_folder
-from unetsharp_engines import __version__
 from unetsharp_engines.contract import MPP
 from unetsharp_engines.errors import InputError, MissingCapabilityError, UnetSharpError
 from unetsharp_engines.files import sha256_of
@@ -249,11 +248,11 @@ class Run:
         return Grid.over(scale.network_size, tile=self._runtime.info.tile, overlap=self._settings.overlap)
 
     def _fingerprint(self, digest: str) -> str:
-        """Equal for equal results: the file (SHA-256 ``digest``), model, version, and what changes an output."""
+        """Equal for equal results: the file (SHA-256 ``digest``), model, versions, device, settings."""
         stain = self._settings.stain
         facts = [
-            digest, self._model["sha256"], __version__, self._runtime.name, self._mpp,
-            stain.scope.value, stain.transform.digest, self.record["tiling"], self._formats,
+            digest, self._model["sha256"], *(self.record[name] for name in ("unetsharp", "packages", "runtime")),
+            self._mpp, stain.scope.value, stain.transform.digest, self.record["tiling"], self._formats,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

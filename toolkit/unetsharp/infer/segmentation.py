@@ -28,7 +28,7 @@ from unetsharp_engines.runtimes.base import Runtime
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Clock", "Found", "Segmentation", "Settings", "segment"]
+__all__ = ["Clock", "Found", "Segmentation", "Settings", "blended", "segment"]
 
 COARSE_MPP: float = 0.3
 """Above this, µm per pixel, a picture has visibly less detail than the network was trained on."""
@@ -157,14 +157,7 @@ def segment(
         stain = plan_for(network_picture, settings.stain, runtime.info.stain)
     with clock("network"):
         grid = Grid.over(scale.network_size, tile=runtime.info.tile, overlap=settings.overlap)
-        probabilities = blend(
-            network_picture,
-            grid,
-            lambda batches: runtime.probabilities_of(batches, stain.plan),
-            batch=settings.batch or runtime.batch,
-            advance=advance,
-            glass=is_glass,
-        )
+        probabilities = blended(network_picture, grid, runtime, settings, stain, advance)
     with clock("classes"):
         classes = scale.to_picture_labels(probabilities)
     with clock("nuclei"):
@@ -180,6 +173,25 @@ def segment(
         model=runtime.info,
         stain=stain,
         seconds=clock.seconds,
+    )
+
+
+def blended(
+    picture: npt.NDArray[np.uint8],
+    grid: Grid,
+    runtime: Runtime,
+    settings: Settings,
+    stain: PictureStain,
+    advance: Callable[[int], None],
+) -> npt.NDArray[np.float16]:
+    """`blend` of what ``runtime`` says of the tiles of ``picture``, uint8 [H, W, 3], that are no bare glass."""
+    return blend(
+        picture,
+        grid,
+        lambda batches: runtime.probabilities_of(batches, stain.plan),
+        batch=settings.batch or runtime.batch,
+        advance=advance,
+        glass=is_glass,
     )
 
 

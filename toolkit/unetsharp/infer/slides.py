@@ -13,9 +13,9 @@ from unetsharp.infer.glass import is_glass, stained
 from unetsharp.infer.images import Slide
 from unetsharp.infer.nuclei import Nucleus, find_nuclei
 from unetsharp.infer.resolution import Scale, check_mpp
-from unetsharp.infer.segmentation import Clock, Found, Settings
+from unetsharp.infer.segmentation import Clock, Found, Settings, blended
 from unetsharp.infer.staining import ESTIMATE_PIXELS, PictureStain, plan_for
-from unetsharp.infer.tiling import Grid, blend
+from unetsharp.infer.tiling import Grid
 from unetsharp.infer.unfinished import Unfinished
 from unetsharp_engines.contract import TILE
 from unetsharp_engines.runtimes.base import Runtime
@@ -103,14 +103,7 @@ class _Work:
             advance(field.grid.tiles)
             return [], None, pixels
         with self.clock("network"):
-            probabilities = blend(
-                picture,
-                field.grid,
-                lambda batches: self.runtime.probabilities_of(batches, self.stain.plan),
-                batch=self.settings.batch or self.runtime.batch,
-                advance=advance,
-                glass=is_glass,
-            )
+            probabilities = blended(picture, field.grid, self.runtime, self.settings, self.stain, advance)
         with self.clock("classes"):
             labels = self.scale.to_picture_labels(probabilities, seen=field.seen, wanted=pixels) if label else None
         with self.clock("nuclei"):

@@ -17,6 +17,8 @@ from unetsharp_engines.files import replacing
 __all__ = ["StoredNuclei", "Unfinished"]
 
 _FINGERPRINT, _CLASSES, _FIELDS = "fingerprint", "classes.npy", "field-*.npz"
+_WRITTEN = (_FIELDS, _CLASSES, f".{_FIELDS}", f".{_FINGERPRINT}-*")
+"""What may lie in the folder beside the fingerprint; with a dot what `replacing` was killed at."""
 
 
 class Unfinished:
@@ -58,10 +60,14 @@ class Unfinished:
             np.savez(temporary, **_arrays(nuclei))
 
     def remove(self) -> None:
-        """Remove the folder and what this class wrote there."""
-        for path in (*self._folder.glob(_FIELDS), self._folder / _CLASSES, self._folder / _FINGERPRINT):
+        """Remove what this class wrote, and the folder unless others left something there.
+
+        The fingerprint goes first: a stop in between leaves what does not count.
+        """
+        (self._folder / _FINGERPRINT).unlink(missing_ok=True)
+        for path in (path for pattern in _WRITTEN for path in self._folder.glob(pattern)):
             path.unlink(missing_ok=True)
-        if self._folder.is_dir():
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 
     def _begin(self, fingerprint: str, classes_of: tuple[int, int] | None) -> None:

@@ -51,9 +51,9 @@ def open_slide(path: Path) -> Slide | None:
 
     InputError as in `read_picture`; MissingCapabilityError where a scanner's format needs OpenSlide.
     """
-    if path.suffix.lower() in SCANNER_SUFFIXES:
-        return OpenSlideSlide(path)
     with decoding(path):
+        if path.suffix.lower() in SCANNER_SUFFIXES:
+            return OpenSlideSlide(path)
         return open_tiff_slide(path) if _format_of(path) is _TIFF else None
 
 

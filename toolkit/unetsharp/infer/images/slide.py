@@ -13,8 +13,8 @@ from unetsharp.infer.images.decoding import decoding
 
 __all__ = ["Slide"]
 
-_STRIP_PIXELS: int = 16_000_000
-"""Pixels decoded at a time for the overview."""
+_BLOCK_PX: int = 4000
+"""Side of the blocks that are decoded for the overview, one at a time."""
 
 _S = TypeVar("_S", bound="Slide")
 
@@ -44,14 +44,23 @@ class Slide(ABC):
     def overview(self, longest: int) -> npt.NDArray[np.uint8]:
         """The whole slide with its longer side at most ``longest`` pixels, RGB uint8; never enlarged.
 
-        Averages of whole pixels of the smallest level that is large enough, made strip by strip.
+        Averages of whole pixels of the smallest level that is large enough, made block by block.
         """
         level = max(i for i, size in enumerate(self.levels) if i == 0 or max(size) >= longest)
         height, width = self.levels[level]
         shrink = -(-max(height, width) // longest)
-        rows = max(1, _STRIP_PIXELS // (shrink * width)) * shrink
-        strips = (self.read(top, 0, min(rows, height - top), width, level) for top in range(0, height, rows))
-        return np.concatenate([np.asarray(Image.fromarray(strip).reduce(shrink)) for strip in strips])
+        side = max(1, _BLOCK_PX // shrink) * shrink
+        rows = (
+            [self._reduced(top, left, side, level, shrink) for left in range(0, width, side)]
+            for top in range(0, height, side)
+        )
+        return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+    def _reduced(self, top: int, left: int, side: int, level: int, shrink: int) -> npt.NDArray[np.uint8]:
+        """The block at ``top`` and ``left``, as far as the level reaches, ``shrink`` times smaller."""
+        height, width = self.levels[level]
+        block = self.read(top, left, min(side, height - top), min(side, width - left), level)
+        return np.asarray(Image.fromarray(block).reduce(shrink))
 
     @abstractmethod
     def _read(self, top: int, left: int, height: int, width: int, level: int) -> npt.NDArray[np.uint8]:

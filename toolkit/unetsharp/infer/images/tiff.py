@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPageSeries
 
-from unetsharp.infer.images.picture import Header, Picture, check_size, plausible_mpp, to_rgb
+from unetsharp.infer.images.picture import MAX_PIXELS, Header, Picture, check_size, plausible_mpp, to_rgb
 from unetsharp_engines.errors import InputError
 
-__all__ = ["first_picture", "mpp_of", "probe", "read", "size_of"]
+__all__ = ["first_picture", "mpp_of", "open_tiff", "probe", "read", "size_of"]
 
 _PHOTOMETRIC = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
 _UPRIGHT = 1
@@ -42,10 +42,15 @@ def read(path: Path) -> Picture:
         return Picture(pixels, mpp_of(file), notes + _others(file) + dropped)
 
 
-def first_picture(file: TiffFile) -> TiffPageSeries:
-    """The file's first picture; InputError if it is none that can be taken for 8-bit grey or RGB."""
+def open_tiff(path: Path) -> TiffFile:
+    """Open ``path`` by tifffile."""
     # tifffile logs oddities of tags on standard error; what matters of them is checked here or raises.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    return TiffFile(path)
+
+
+def first_picture(file: TiffFile) -> TiffPageSeries:
+    """The file's first picture; InputError if it is none that can be taken for 8-bit grey or RGB."""
     series = file.series[0]
     _check(series)
     return series
@@ -71,7 +76,7 @@ def mpp_of(file: TiffFile) -> float | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
-    with TiffFile(path) as file:
+    with open_tiff(path) as file:
         yield file, first_picture(file)
 
 
@@ -95,6 +100,8 @@ def _check(series: TiffPageSeries) -> None:
         raise InputError(f"its orientation tag is {orientation}, which readers treat differently; save it upright (1)")
     if series.dtype != np.uint8:
         raise InputError(f"its samples are {series.dtype}; save it with 8 bits a channel (uint8, 0 to 255)")
+    if page.is_tiled and page.tilewidth * page.tilelength * page.tiledepth > MAX_PIXELS:
+        raise InputError(f"its tiles have {page.tilewidth} × {page.tilelength} pixels; save it in tiles of 256 or 512")
 
 
 def _without_unknown_samples(

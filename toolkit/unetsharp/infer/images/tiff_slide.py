@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage, TiffPageSeries
+from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from unetsharp.infer.images.openslide_slide import OpenSlideSlide
 from unetsharp.infer.images.slide import Slide
-from unetsharp.infer.images.tiff import first_picture, mpp_of, size_of
+from unetsharp.infer.images.tiff import first_picture, mpp_of, open_tiff, size_of
 
 __all__ = ["TiffSlide", "open_tiff_slide"]
 
@@ -24,7 +24,7 @@ def open_tiff_slide(path: Path) -> Slide | None:
     MissingCapabilityError for Aperio's older JPEG 2000 without OpenSlide: tifffile leaves its colours as stored, YCbCr.
     """
     with ExitStack() as closing:
-        file = closing.enter_context(TiffFile(path))
+        file = closing.enter_context(open_tiff(path))
         page = first_picture(file).keyframe
         if page.compression == COMPRESSION.APERIO_JP2000_YCBC:
             return OpenSlideSlide(path)
@@ -41,6 +41,7 @@ def _is_readable(page: TiffPage) -> bool:
         and page.planarconfig == PLANARCONFIG.CONTIG
         and page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
         and page.samplesperpixel == 3
+        and page.dtype == np.uint8
     )
 
 
@@ -49,8 +50,9 @@ class TiffSlide(Slide):
 
     def __init__(self, path: Path, file: TiffFile) -> None:
         self._file = file
-        self._series: list[TiffPageSeries] = list(first_picture(file).levels)
-        super().__init__(path, tuple(size_of(level) for level in self._series), mpp_of(file))
+        levels = [level for level in first_picture(file).levels if _is_readable(level.keyframe)]
+        self._pages = [(level.keyframe, _page_of(level)) for level in levels]
+        super().__init__(path, tuple(size_of(level) for level in levels), mpp_of(file))
 
     def close(self) -> None:
         """Close the file."""
@@ -66,9 +68,7 @@ class TiffSlide(Slide):
 
     def _tiles(self, level: int, region: tuple[int, int, int, int]) -> Iterator[tuple[npt.NDArray[np.uint8], int, int]]:
         """The tiles under a region as far as the file has them, uint8 [h, w, 3], and where each begins."""
-        layout, page = self._series[level].keyframe, self._series[level].pages[0]
-        if page is None:  # a level that the file lists and does not hold
-            raise ValueError(f"level {level} is missing")
+        layout, page = self._pages[level]
         indices = _under(layout, *region)
         offsets, counts = ([values[i] for i in indices] for values in (page.dataoffsets, page.databytecounts))
         tables = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
@@ -76,6 +76,19 @@ class TiffSlide(Slide):
             tile, (_, _, row, column, _), _ = layout.decode(data, index, **tables)
             if tile is not None:
                 yield tile[0], row, column
+
+
+def _page_of(level: TiffPageSeries) -> TiffPage | TiffFrame:
+    """Where the level's tiles lie; ValueError unless all that its size takes are listed: bytes could claim any size."""
+    layout, page = level.keyframe, level.pages[0]
+    if page is None:
+        raise ValueError("a resolution that it lists is missing")
+    needed = -(-layout.imagelength // layout.tilelength) * -(-layout.imagewidth // layout.tilewidth)
+    listed = min(len(page.dataoffsets), len(page.databytecounts))
+    if listed < needed:
+        size = f"{layout.imagewidth} × {layout.imagelength}"
+        raise ValueError(f"{size} pixels take {needed} tiles, and it lists {listed}")
+    return page
 
 
 def _under(page: TiffPage, top: int, left: int, height: int, width: int) -> list[int]:
