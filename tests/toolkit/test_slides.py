@@ -118,6 +118,9 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     kept.store(2, [], np.ones((1, 1), np.uint8), Box(0, 0, 1, 1))
     again = Unfinished(folder, fingerprint="a", classes_of=(20, 30), resume=True)
     assert [again.has(field) for field in (2, 3, 11)] == [True, False, True]
+    (folder / "field-000003.npz").touch()
+    assert not again.has(3), "as a computer that lost its power may leave it"
+    (folder / "field-000003.npz").unlink()
     for one, other in zip(again.nuclei, nuclei, strict=True):
         assert (one.tissue_class, one.probability, one.centroid) == (
             other.tissue_class,
@@ -278,12 +281,18 @@ def test_what_was_unfinished_is_begun_anew_without_resume(infer: Infer, tmp_path
     assert whole.tiles == Grid.over((900, 1100), tile=256).tiles + extra_tiles((900, 1100))
 
 
-def test_what_another_device_began_is_begun_anew(infer: Infer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["device", "code"])
+def test_what_another_device_or_other_code_began_is_begun_anew(
+    infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
     path = save_slide(tmp_path / "slide.tif", full_of_nuclei(1300, 300), mpp=0.25)
     assert infer(path, "--formats", "csv", runtime=Counting(interrupt=3)).exit_code == 130
     assert list((tmp_path / "out" / "slide.unfinished").glob("field-*.npz"))
     elsewhere = Counting()
-    elsewhere.device = "cuda"
+    if other == "device":
+        elsewhere.device = "cuda"
+    else:
+        monkeypatch.setattr("unetsharp.infer.run.code_sha256", lambda: "ab" * 32)
     assert infer(path, "--formats", "csv", "--resume", runtime=elsewhere).exit_code == 0
     assert elsewhere.tiles == Grid.over((1300, 300), tile=256).tiles + extra_tiles((1300, 300))
 

@@ -19,6 +19,7 @@ from unetsharp.infer.tiling import Grid, overlap_of
 from unetsharp.infer.unfinished import Unfinished
 from unetsharp.outputs import geojson, mask, overlay, record, tables
 from unetsharp.outputs.folder import check_folder
+from unetsharp.own_code import code_sha256
 from unetsharp_engines.contract import MPP
 from unetsharp_engines.errors import InputError, MissingCapabilityError, UnetSharpError
 from unetsharp_engines.files import sha256_of
@@ -86,6 +87,7 @@ class Run:
         self._formats = tuple(formats)
         self._folder = folder
         self._model = model
+        self._code = code_sha256()
         self._output = output
         self._resume = False
         self._warned: Counter[str] = Counter()
@@ -248,10 +250,10 @@ class Run:
         return Grid.over(scale.network_size, tile=self._runtime.info.tile, overlap=self._settings.overlap)
 
     def _fingerprint(self, digest: str) -> str:
-        """Equal for equal results: the file (SHA-256 ``digest``), model, versions, device, settings."""
+        """Equal for equal results: the file (SHA-256 ``digest``), model, code, packages, device, settings."""
         stain = self._settings.stain
         facts = [
-            digest, self._model["sha256"], *(self.record[name] for name in ("unetsharp", "packages", "runtime")),
+            digest, self._model["sha256"], self._code, self.record["packages"], self.record["runtime"],
             self._mpp, stain.scope.value, stain.transform.digest, self.record["tiling"], self._formats,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """What is known of a slide so far, on disk: field by field, so that a stopped run goes on where it was."""
 
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ class Unfinished:
         return StoredNuclei(sorted(self._folder.glob(_FIELDS)))
 
     def has(self, field: int) -> bool:
-        """Whether this field is stored."""
-        return self._file(field).is_file()
+        """Whether this field is stored, as a whole: a computer that lost its power may leave an empty file."""
+        return zipfile.is_zipfile(self._file(field))
 
     def store(self, field: int, nuclei: Sequence[Nucleus], labels: npt.NDArray[np.uint8] | None, at: Box) -> None:
         """Keep what a field gave: its nuclei, and the labels of the slide's pixels ``at``; None is background alone."""
