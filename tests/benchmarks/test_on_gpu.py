@@ -25,7 +25,7 @@ from unetsharp import machine
 CODES = {
     "memcheck": "print('ran every kernel', '===== ERROR SUMMARY: %s errors', sep=chr(10))",
     "overlap": "import json; open('%s/overlap.json', 'w').write(json.dumps({'2 slots': {'ratio': 1.05}}))",
-    "endurance": "import time; time.sleep(%s)",
+    "endurance": "import time; print('started', flush=True); time.sleep(%s)",
 }
 
 def plan(site):
@@ -45,6 +45,7 @@ sys.exit(on_gpu.main(words))
 class Person:
     def __init__(self, folder: Path) -> None:
         self.out = folder / "results" / "on_gpu.json"
+        self.last_log = folder / "work" / "logs" / "endurance.log"
         self._words = ("--work", str(folder / "work"), "--out", str(self.out), "--minutes", "5")
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")}
 
@@ -113,11 +114,9 @@ def test_a_file_that_cannot_be_written_leaves_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_keeps_what_is_measured_and_goes_on_from_there(person: Person, number: signal.Signals) -> None:
     with person.start(errors=0, seconds=50) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "overlap: done" in line:
-                break
-        time.sleep(0.3)
+        while not (person.last_log.exists() and person.last_log.read_text()):
+            assert process.poll() is None, "it ended before its last step"
+            time.sleep(0.05)
         process.send_signal(number)
         said, _ = process.communicate(timeout=20)
     assert process.returncode == 130
