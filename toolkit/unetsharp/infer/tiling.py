@@ -126,7 +126,10 @@ class Grid:
         return len(self.rows.starts) * len(self.columns.starts)
 
     def cut(self, picture: npt.NDArray[np.uint8], position: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """One tile of a uint8 [H, W, 3] picture, uint8 [T, T, 3]."""
+        """One tile of a uint8 [H, W, 3] picture, uint8 [T, T, 3]: a view of it where nothing is mirrored."""
+        view = self.view(picture, position)
+        if view.shape[:2] == (self.rows.tile, self.columns.tile):
+            return view
         y, x = position
         return picture[np.ix_(self.rows.pixels(y), self.columns.pixels(x))]
 
