@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "sha256_of"]
+__all__ = ["read_sealed", "replacing", "sha256_of", "write_sealed"]
+
+_SEAL_BYTES = 32
 
 
 @contextmanager
@@ -27,6 +29,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write ``content`` behind its own SHA-256, for `read_sealed`; whole or not at all. Raises OSError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(hashlib.sha256(content).digest() + content)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What `write_sealed` wrote; None where that was damaged since, or is something else. Raises OSError."""
+    written = path.read_bytes()
+    seal, content = written[:_SEAL_BYTES], written[_SEAL_BYTES:]
+    return content if hashlib.sha256(content).digest() == seal else None
 
 
 def sha256_of(path: Path) -> str:

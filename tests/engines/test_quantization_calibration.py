@@ -66,11 +66,12 @@ def test_state_of_something_else_is_not_taken_up(tmp_path):
     assert other.histograms[x].total == 0
 
 
-def test_a_state_cut_short_is_not_taken_up(tmp_path):
+@pytest.mark.parametrize("damaged", [lambda b: b[:-200], lambda b: b"", lambda b: b[:999] + b"?" + b[1000:]])
+def test_a_damaged_state_is_not_taken_up(tmp_path, damaged):
     model, x = model_and_tensor()
     path = tmp_path / "state.npz"
     fed(Calibration(model, [x], threads=1), IMAGES, batch=7).save(path, "key")
-    path.write_bytes(path.read_bytes()[:-200])
+    path.write_bytes(damaged(path.read_bytes()))
     assert not Calibration(model, [x], threads=1).restore(path, "key")
 
 

@@ -1,7 +1,7 @@
 """Streaming calibration: a float network is run image by image, and only histograms of its tensors are kept."""
 
+import io
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto
 
 from unetsharp_engines.contract import INPUT_NAME
-from unetsharp_engines.files import replacing
+from unetsharp_engines.files import read_sealed, write_sealed
 from unetsharp_engines.quantization.histogram import MagnitudeHistogram
 from unetsharp_engines.rewrites.graph import Graph
 
@@ -52,23 +52,25 @@ class Calibration:
     def save(self, path: Path, key: str) -> None:
         """Write what is known so far; ``key`` says of what model, images and settings it holds."""
         histograms = [self.histograms[name] for name in self.tensors]
-        with replacing(path) as temporary:
-            np.savez(
-                temporary,
-                key=np.array(key),
-                images=np.array(self.images),
-                tensors=np.array(self.tensors),
-                counts=np.stack([h.counts for h in histograms]),
-                exponent=np.array([h.exponent for h in histograms]),
-                zeros=np.array([h.zeros for h in histograms]),
-                largest=np.array([h.largest for h in histograms]),
-            )
+        packed = io.BytesIO()
+        np.savez(
+            packed,
+            key=np.array(key),
+            images=np.array(self.images),
+            tensors=np.array(self.tensors),
+            counts=np.stack([h.counts for h in histograms]),
+            exponent=np.array([h.exponent for h in histograms]),
+            zeros=np.array([h.zeros for h in histograms]),
+            largest=np.array([h.largest for h in histograms]),
+        )
+        write_sealed(path, packed.getvalue())
 
     def restore(self, path: Path, key: str) -> bool:
-        """Take up what was saved under the same ``key``; False if there is none, or it is of something else."""
-        if not zipfile.is_zipfile(path):
+        """Take up what was saved under the same ``key``; False if there is none or another, or it is damaged."""
+        packed = read_sealed(path) if path.is_file() else None
+        if packed is None:
             return False
-        with np.load(path, allow_pickle=False) as saved:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as saved:
             if str(saved["key"]) != key or tuple(saved["tensors"].tolist()) != self.tensors:
                 return False
             columns = [saved[name].tolist() for name in ("exponent", "zeros", "largest")]

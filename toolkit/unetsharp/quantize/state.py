@@ -4,7 +4,7 @@ from pathlib import Path
 
 __all__ = ["CALIBRATION", "TRIALS", "forget", "state_file"]
 
-CALIBRATION, TRIALS = ".calibration.npz", ".trials.json"
+CALIBRATION, TRIALS = ".calibration", ".trials.json"
 
 
 def state_file(path: Path, suffix: str) -> Path:

@@ -17,11 +17,10 @@ import numpy as np
 
 from unetsharp.validate.tally import PairTally, Patch, Shown, StepTally
 from unetsharp_engines.errors import InputError
-from unetsharp_engines.files import replacing
+from unetsharp_engines.files import read_sealed, write_sealed
 
 __all__ = ["remembered"]
 
-_HASH_BYTES = 32
 _TALLIES = {"said": StepTally, "against_reference": PairTally, "against_previous": PairTally}
 """Fields of `Shown` that are tallies themselves."""
 
@@ -52,21 +51,18 @@ def _write(path: Path, shown: Shown) -> None:
     tallies = {f"{part}.{name}": array for part in _TALLIES for name, array in vars(getattr(shown, part)).items()}
     packed = io.BytesIO()
     np.savez_compressed(packed, seconds=shown.seconds, extremes=shown.extremes, **tallies)
-    content = packed.getvalue()
     try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        write_sealed(path, packed.getvalue())
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written to ({error.strerror}); name another --report") from error
 
 
 def _read(path: Path) -> Shown:
     try:
-        content = path.read_bytes()
+        packed = read_sealed(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); delete {path.parent}") from error
-    digest, packed = content[:_HASH_BYTES], content[_HASH_BYTES:]
-    if hashlib.sha256(packed).digest() != digest:
+    if packed is None:
         raise InputError(f"{path}: not what an earlier run kept (its hash does not fit); delete {path.parent}")
     with np.load(io.BytesIO(packed), allow_pickle=False) as kept:
         arrays = dict(kept)
