@@ -72,8 +72,8 @@ class TiffSlide(Slide):
         indices = _under(layout, *region)
         offsets, counts = ([values[i] for i in indices] for values in (page.dataoffsets, page.databytecounts))
         tables = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
-        for data, index in self._file.filehandle.read_segments(offsets, counts, indices):
-            tile, (_, _, row, column, _), _ = layout.decode(data, index, **tables)
+        for data, place in self._file.filehandle.read_segments(offsets, counts):
+            tile, (_, _, row, column, _), _ = layout.decode(data, indices[place], **tables)
             if tile is not None:
                 yield tile[0], row, column
 
