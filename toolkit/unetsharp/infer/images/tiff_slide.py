@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,8 @@ class TiffSlide(Slide):
         indices = _under(layout, *region)
         offsets, counts = ([values[i] for i in indices] for values in (page.dataoffsets, page.databytecounts))
         tables = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
-        for data, place in self._file.filehandle.read_segments(offsets, counts):
+        segments = cast("Iterator[tuple[bytes | None, int]]", self._file.filehandle.read_segments(offsets, counts))
+        for data, place in segments:
             tile, (_, _, row, column, _), _ = layout.decode(data, indices[place], **tables)
             if tile is not None:
                 yield tile[0], row, column
