@@ -14,12 +14,13 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from evidence import write_json
 from placed_networks import ORDER, write_networks
+from work_steps import WorkSteps
 
 BATCH = {"edge": 16}
 """Images at once, by what a name begins with; else one."""
@@ -193,19 +194,11 @@ def _census(layers: list[dict[str, Any]]) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = made.add_subparsers(required=True)
-
-    def step(name: str, function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-        added = steps.add_parser(name, help=function.__doc__)
-        added.set_defaults(function=function)
-        added.add_argument("work", type=Path, metavar="WORK")
-        return added
-
-    step("export", export)
-    step("build", build).add_argument("--seconds", type=float, default=150.0, help="for all together")
-    step("one-by-one", one_by_one).add_argument("names", nargs="+")
-    return made
+    steps = WorkSteps(__doc__)
+    steps.add("export", export)
+    steps.add("build", build).add_argument("--seconds", type=float, default=150.0, help="for all together")
+    steps.add("one-by-one", one_by_one).add_argument("names", nargs="+")
+    return steps.parser
 
 
 if __name__ == "__main__":

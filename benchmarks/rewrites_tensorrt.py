@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from evidence import write_json
 from turns import in_turn, meet, per_image, repeats_for
+from work_steps import WorkSteps
 
 BATCHES = (1, 16, 64)
 TURNS = 7
@@ -354,27 +355,19 @@ def compared(output: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = made.add_subparsers(required=True)
-
-    def step(name: str, function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-        added = steps.add_parser(name, help=function.__doc__)
-        added.set_defaults(function=function)
-        added.add_argument("work", type=Path, metavar="WORK", help="folder for all files")
-        return added
-
-    network_step = step("network", network)
+    steps = WorkSteps(__doc__)
+    network_step = steps.add("network", network)
     network_step.add_argument("--weights", type=Path, help="instead of random ones of the paper's configuration")
-    build_step = step("build", build)
+    build_step = steps.add("build", build)
     build_step.add_argument("name", metavar="SET")
     build_step.add_argument("--level", type=int, default=1, help="builder level")
-    engines_step, torch_step = step("engines", time_engines), step("torch", time_torch)
+    engines_step, torch_step = steps.add("engines", time_engines), steps.add("torch", time_torch)
     for each in (engines_step, torch_step):
         each.add_argument("round", metavar="ROUND", help="name that both sides of a measurement have in common")
     torch_step.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    for each in (step("export", export), engines_step, step("layers", layers)):
+    for each in (steps.add("export", export), engines_step, steps.add("layers", layers)):
         each.add_argument("names", metavar="SET", nargs="+")
-    return made
+    return steps.parser
 
 
 if __name__ == "__main__":
